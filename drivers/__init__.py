@@ -1,0 +1,1 @@
+"""Driver packs: what a guest needs to run on each platform. Data only."""
