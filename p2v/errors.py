@@ -101,4 +101,4 @@ class ProofFailed(P2VError):
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived: unwind every context manager, then exit 143. No `Exception`, as `KeyboardInterrupt`."""
+    """SIGTERM arrived: unwind every context manager, then exit 143. No `Exception`, by intent."""

@@ -120,7 +120,7 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A whole disk. `names` are all paths under which the source knows it: kernel name, then by-id, by-path."""
+    """A whole disk. `names` are all paths by which the source knows it: kernel name, by-id, by-path."""
 
     path: str
     size: int
@@ -151,7 +151,7 @@ class Nic:
 
 @dataclass(frozen=True, slots=True)
 class OperatingSystem:
-    """`family` is the conversion that serves it (`debian`, …), empty where none does; `id` is os-release's."""
+    """`family` is the conversion that serves it (`debian`, …), empty where none does; `id` is from os-release."""
 
     id: str
     version: str
@@ -199,7 +199,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """The virtual hardware that a target gives: `name` is the target's, `driver_pack` a module of `drivers`."""
+    """The virtual hardware that a target gives: `name` is the target's, `driver_pack` names its drivers."""
 
     name: str
     title: str
@@ -268,7 +268,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class CaptureStats:
-    """Bytes of one capture: of disk, of used blocks, on the wire (compressed), and what was not sent again."""
+    """Bytes of one capture: of disk, of used blocks, on the wire (compressed), and not sent again."""
 
     size: int = 0
     data_size: int = 0
@@ -297,7 +297,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What was changed in the guest, and what it can use *now*: the virtual machine is described from this."""
+    """What was changed in the guest, and what it can use *now*: the VM is described from this."""
 
     family: str
     changes: tuple[Change, ...]
