@@ -151,7 +151,7 @@ class Nic:
 
 @dataclass(frozen=True, slots=True)
 class OperatingSystem:
-    """`family` is the conversion that serves it (`debian`, …), empty where none does; `id` is from os-release."""
+    """`family` is the conversion that serves it (`debian`, …), empty where none does; `id` is os-release."""
 
     id: str
     version: str
