@@ -1,0 +1,1 @@
+"""The data path: devices, layout, used-block maps, the copy and its digests."""

@@ -1,0 +1,169 @@
+"""What the data path asks of a disk, wherever it is: exact reads, and blocks with their digests.
+
+A `BlockDevice` that knows nothing else can still be copied whole; a used-block map only makes it faster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from p2v.errors import TransportError
+from p2v.model import BLOCK_SIZE
+
+ALIGNMENT = 4096
+"""Extents are rounded outwards to this many bytes: direct reads want it, and no filesystem here is finer."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRequest:
+    """Used parts of one block of a disk: `pairs` are (start in the block, length), sorted, bytes."""
+
+    index: int
+    offset: int
+    length: int
+    pairs: tuple[tuple[int, int], ...]
+
+    @property
+    def data_size(self) -> int:
+        return sum(size for _, size in self.pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockData:
+    """One block as it was read: its used parts joined, and the bytes that travelled for it.
+
+    `digest` is the SHA-256 of the zero-filled block, made where it was read.
+    """
+
+    request: BlockRequest
+    data: bytes
+    digest: bytes
+    wire_size: int
+
+
+class BlockDevice(Protocol):
+    """A disk that can be read. Sizes and offsets in bytes; errors are TransportError."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def sector_size(self) -> int: ...
+
+    @property
+    def live(self) -> bool:
+        """Whether its filesystems may be mounted right now (and were synced before the device was opened)."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes."""
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """The ranges (offset, length) in order, several in flight where that is faster."""
+
+    def fetch(self, requests: Iterable[BlockRequest]) -> Iterator[BlockData]:
+        """Blocks with their digests, in the order of the requests, several in flight."""
+
+    def hash_blocks(self, requests: Iterable[BlockRequest]) -> Iterator[tuple[BlockRequest, bytes]]:
+        """The digests alone: what is on the disk now, at no cost on the wire."""
+
+
+class FileDevice:
+    """A disk in a local file or block device, opened read-only."""
+
+    def __init__(self, handle: int, *, size: int, sector_size: int, name: str) -> None:
+        self._handle = handle
+        self._size = size
+        self._sector_size = sector_size
+        self._name = name
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def sector_size(self) -> int:
+        return self._sector_size
+
+    @property
+    def live(self) -> bool:
+        return False
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset < 0 or length < 0 or offset + length > self._size:
+            raise TransportError(f"{self._name}: bytes {offset} to {offset + length} are outside the disk")
+        pieces = []
+        while length:
+            piece = self._read_once(offset, length)
+            pieces.append(piece)
+            offset, length = offset + len(piece), length - len(piece)
+        return b"".join(pieces)
+
+    def _read_once(self, offset: int, length: int) -> bytes:
+        try:
+            piece = os.pread(self._handle, length, offset)
+        except OSError as error:
+            raise TransportError(f"{self._name}: cannot read at byte {offset}: {error.strerror}") from error
+        if not piece:
+            raise TransportError(f"{self._name} ends at byte {offset}, before its size of {self._size}")
+        return piece
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        for offset, length in ranges:
+            yield self.read(offset, length)
+
+    def fetch(self, requests: Iterable[BlockRequest]) -> Iterator[BlockData]:
+        for request in requests:
+            data, digest = read_block(self, request)
+            yield BlockData(request, data, digest, len(data))
+
+    def hash_blocks(self, requests: Iterable[BlockRequest]) -> Iterator[tuple[BlockRequest, bytes]]:
+        for request in requests:
+            yield request, read_block(self, request)[1]
+
+
+def read_block(device: BlockDevice, request: BlockRequest) -> tuple[bytes, bytes]:
+    """The used parts of a block, joined, and the SHA-256 of the zero-filled block."""
+    pieces = [device.read(request.offset + start, size) for start, size in request.pairs]
+    return b"".join(pieces), digest_of_parts(request, pieces)
+
+
+def digest_of_parts(request: BlockRequest, pieces: Sequence[bytes | memoryview]) -> bytes:
+    """SHA-256 of a block in which everything outside the request's pairs is zero."""
+    digest = hashlib.sha256()
+    done = 0
+    for (start, size), piece in zip(request.pairs, pieces, strict=True):
+        _update_zeros(digest, start - done)
+        digest.update(piece)
+        done = start + size
+    _update_zeros(digest, request.length - done)
+    return digest.digest()
+
+
+_ZEROS = bytes(BLOCK_SIZE)
+
+
+def _update_zeros(digest: hashlib._Hash, size: int) -> None:
+    while size > 0:
+        part = min(size, len(_ZEROS))
+        digest.update(memoryview(_ZEROS)[:part])
+        size -= part
+
+
+@contextmanager
+def open_file_device(path: Path, *, sector_size: int = 512) -> Iterator[FileDevice]:
+    """A raw image or a local block device. Raises TransportError where it cannot be opened."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise TransportError(f"Cannot open {path}: {error.strerror}") from error
+    try:
+        size = os.lseek(handle, 0, os.SEEK_END)
+        yield FileDevice(handle, size=size, sector_size=sector_size, name=str(path))
+    finally:
+        os.close(handle)

@@ -1,0 +1,50 @@
+"""Used-block maps: one file per filesystem, `used_extents(device, start, length)`, and the registry.
+
+A map raises `MapUnknown` for anything that it does not fully understand; the caller then copies all of it
+and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from p2v.disk.device import BlockDevice
+from p2v.disk.maps import ext, swap
+from p2v.disk.maps.errors import MapUnknown
+from p2v.model import Extent, Filesystem
+
+
+@dataclass(frozen=True, slots=True)
+class UsedMap:
+    """Extents to copy, in bytes from the start of the disk, and what the user should know about them."""
+
+    extents: tuple[Extent, ...]
+    warnings: tuple[str, ...] = ()
+
+
+MapReader = Callable[[BlockDevice, int, int], list[Extent]]
+
+MAPS: dict[str, MapReader] = {
+    "ext2": ext.used_extents,
+    "ext3": ext.used_extents,
+    "ext4": ext.used_extents,
+    "swap": swap.used_extents,
+}
+
+
+def used_map(
+    device: BlockDevice, start: int, length: int, filesystem: Filesystem | None, *, name: str
+) -> UsedMap:
+    """What must be copied of the `length` bytes from `start`: by the filesystem's own map, or all of it."""
+    everything = (Extent(start, length),)
+    if filesystem is None or filesystem.kind not in MAPS:
+        return UsedMap(everything)
+    try:
+        extents = MAPS[filesystem.kind](device, start, length)
+    except MapUnknown as error:
+        return UsedMap(everything, (f"{name}: {error}; all of it is copied",))
+    tail = start + min(filesystem.size, length)
+    if filesystem.kind != "swap" and tail < start + length:
+        extents.append(Extent(tail, start + length - tail))
+    return UsedMap(tuple(extents))

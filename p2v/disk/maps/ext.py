@@ -1,0 +1,286 @@
+"""ext2, ext3, ext4: the block bitmaps, plus all metadata that the group descriptors name.
+
+Source: `fs/ext4/ext4.h` and `Documentation/filesystems/ext4/`. A group whose bitmap contradicts its own
+descriptor is copied whole; a filesystem whose journal has not been replayed is refused here, because the
+bitmaps on the disk may be older than the files (the caller then copies everything) - unless it is mounted
+right now and was just synced.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from p2v.disk.device import BlockDevice
+from p2v.disk.maps.errors import MapUnknown
+from p2v.model import Extent, MiB
+
+COMPAT_RESIZE_INODE = 0x10
+COMPAT_SPARSE_SUPER2 = 0x200
+INCOMPAT_RECOVER = 0x4
+INCOMPAT_JOURNAL_DEV = 0x8
+INCOMPAT_META_BG = 0x10
+INCOMPAT_64BIT = 0x80
+INCOMPAT_KNOWN = 0x3E7D6
+"""filetype, recover, meta_bg, extents, 64bit, mmp, flex_bg, ea_inode, csum_seed, largedir, inline_data,
+encrypt, casefold: everything that does not move blocks. Compression, journal devices and what is newer are
+not in it."""
+RO_SPARSE_SUPER = 0x1
+RO_GDT_CSUM = 0x10
+RO_BIGALLOC = 0x200
+RO_METADATA_CSUM = 0x400
+BG_BLOCK_UNINIT = 0x2
+BATCH_SIZE = 64 * MiB
+"""Bitmaps are read in batches of about this size, so that memory does not grow with the filesystem."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Super:
+    """The fields of the superblock that say where things are. Counts are blocks unless named otherwise."""
+
+    start: int
+    block_size: int
+    cluster_blocks: int
+    blocks: int
+    first_block: int
+    blocks_per_group: int
+    clusters_per_group: int
+    inode_table_blocks: int
+    descriptor_size: int
+    reserved_gdt: int
+    first_meta_bg: int
+    compat: int
+    incompat: int
+    ro_compat: int
+
+    @property
+    def groups(self) -> int:
+        return -(-(self.blocks - self.first_block) // self.blocks_per_group)
+
+    @property
+    def descriptors_per_block(self) -> int:
+        return self.block_size // self.descriptor_size
+
+    @property
+    def descriptor_blocks(self) -> int:
+        return -(-self.groups // self.descriptors_per_block)
+
+    def group_start(self, group: int) -> int:
+        return self.first_block + group * self.blocks_per_group
+
+    def super_block(self, group: int) -> int:
+        """Where the group's copy of the superblock stands, if it has one; the first is at byte 1024."""
+        return max(self.group_start(group), 1024 // self.block_size)
+
+    def group_blocks(self, group: int) -> int:
+        return min(self.blocks_per_group, self.blocks - self.group_start(group))
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    number: int
+    block_bitmap: int
+    inode_bitmap: int
+    inode_table: int
+    free_clusters: int
+    flags: int
+
+
+def used_extents(device: BlockDevice, start: int, length: int) -> list[Extent]:
+    """Used blocks of the filesystem at `start`, as bytes of the device. Raises MapUnknown, TransportError."""
+    sb = _read_super(device, start, length)
+    if sb.incompat & INCOMPAT_RECOVER and not device.live:
+        raise MapUnknown("its journal was not replayed (it was not unmounted cleanly)")
+    groups = list(_read_groups(device, sb))
+    blocks = list(_metadata(sb, groups))
+    for batch in _batches(groups, sb):
+        blocks += _data(device, sb, batch)
+    return [
+        Extent(start + block * sb.block_size, count * sb.block_size) for block, count in _clip(blocks, sb)
+    ]
+
+
+def _clip(blocks: list[tuple[int, int]], sb: _Super) -> Iterator[tuple[int, int]]:
+    for block, count in blocks:
+        end = min(block + count, sb.blocks)
+        if block < end:
+            yield block, end - block
+
+
+def _read_super(device: BlockDevice, start: int, length: int) -> _Super:
+    if length < 2048:
+        raise MapUnknown("the partition is smaller than a superblock")
+    raw = device.read(start + 1024, 1024)
+
+    def number(offset: int, form: str = "<I") -> int:
+        return int(struct.unpack_from(form, raw, offset)[0])
+
+    incompat = number(96)
+    if raw[56:58] != b"\x53\xef" or incompat & INCOMPAT_JOURNAL_DEV or incompat & ~INCOMPAT_KNOWN:
+        raise MapUnknown(f"a filesystem of the ext family with unknown features ({incompat:#x})")
+    if number(24) > 6 or number(28) > 20 or not number(40):
+        raise MapUnknown("damaged superblock")
+    block_size = 1024 << number(24)
+    wide = bool(incompat & INCOMPAT_64BIT)
+    inode_size = number(88, "<H") if number(76) else 128
+    bigalloc = bool(number(100) & RO_BIGALLOC)
+    sb = _Super(
+        start=start,
+        block_size=block_size,
+        cluster_blocks=(1024 << number(28)) // block_size if bigalloc else 1,
+        blocks=number(4) | (number(336) << 32 if wide else 0),
+        first_block=number(20),
+        blocks_per_group=number(32),
+        clusters_per_group=number(36) if bigalloc else number(32),
+        inode_table_blocks=-(-number(40) * inode_size // block_size),
+        descriptor_size=max(number(254, "<H"), 32) if wide else 32,
+        reserved_gdt=number(206, "<H") if number(92) & COMPAT_RESIZE_INODE else 0,
+        first_meta_bg=number(260),
+        compat=number(92),
+        incompat=incompat,
+        ro_compat=number(100),
+    )
+    _check_super(sb, length)
+    return sb
+
+
+def _check_super(sb: _Super, length: int) -> None:
+    sane = (
+        0 < sb.blocks * sb.block_size <= length
+        and sb.first_block in (0, 1)
+        and 0 < sb.blocks_per_group <= 8 * sb.block_size * sb.cluster_blocks
+        and 0 < sb.clusters_per_group <= 8 * sb.block_size
+        and sb.cluster_blocks >= 1
+        and sb.clusters_per_group * sb.cluster_blocks == sb.blocks_per_group
+        and sb.descriptor_size in (32, 64, 128, 256, 512, 1024)
+        and sb.inode_table_blocks <= sb.blocks_per_group
+    )
+    if not sane:
+        raise MapUnknown("damaged superblock")
+
+
+def _descriptor_locations(sb: _Super) -> Iterator[int]:
+    """The block of each block of group descriptors."""
+    for index in range(sb.descriptor_blocks):
+        if sb.incompat & INCOMPAT_META_BG and index >= sb.first_meta_bg:
+            group = index * sb.descriptors_per_block
+            yield sb.super_block(group) + (1 if _has_super(sb, group) else 0)
+        else:
+            yield sb.super_block(0) + 1 + index
+
+
+def _has_super(sb: _Super, group: int) -> bool:
+    if group == 0 or not sb.ro_compat & RO_SPARSE_SUPER:
+        return True
+    if sb.compat & COMPAT_SPARSE_SUPER2:
+        return True  # only two groups hold one, but counting too many costs a few blocks and loses nothing
+    return group == 1 or any(_is_power(group, base) for base in (3, 5, 7))
+
+
+def _is_power(value: int, base: int) -> bool:
+    while value > 1 and value % base == 0:
+        value //= base
+    return value == 1
+
+
+def _read_groups(device: BlockDevice, sb: _Super) -> Iterator[_Group]:
+    ranges = [(sb.start + block * sb.block_size, sb.block_size) for block in _descriptor_locations(sb)]
+    if any(offset + size > sb.start + sb.blocks * sb.block_size for offset, size in ranges):
+        raise MapUnknown("group descriptors outside the filesystem")
+    number = 0
+    for raw in device.read_many(_joined(ranges)):
+        for at in range(0, len(raw), sb.descriptor_size):
+            if number < sb.groups:
+                yield _group(raw[at : at + sb.descriptor_size], number, sb)
+            number += 1
+
+
+def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Neighbouring ranges as one read, up to 1 MiB."""
+    joined: list[tuple[int, int]] = []
+    for offset, size in ranges:
+        if joined and sum(joined[-1]) == offset and joined[-1][1] + size <= MiB:
+            joined[-1] = (joined[-1][0], joined[-1][1] + size)
+        else:
+            joined.append((offset, size))
+    return joined
+
+
+def _group(raw: bytes, number: int, sb: _Super) -> _Group:
+    # 0 block bitmap, 4 inode bitmap, 8 inode table, 12 free blocks (16 bits), 18 flags; high halves from 32.
+    low = struct.unpack_from("<IIIHHHH", raw)
+    high = struct.unpack_from("<IIIH", raw, 32) if sb.descriptor_size >= 64 else (0, 0, 0, 0)
+    group = _Group(
+        number=number,
+        block_bitmap=low[0] | high[0] << 32,
+        inode_bitmap=low[1] | high[1] << 32,
+        inode_table=low[2] | high[2] << 32,
+        free_clusters=low[3] | high[3] << 16,
+        flags=low[6] if sb.ro_compat & (RO_GDT_CSUM | RO_METADATA_CSUM) else 0,
+    )
+    table_end = group.inode_table + sb.inode_table_blocks
+    if max(group.block_bitmap + 1, group.inode_bitmap + 1, table_end) > sb.blocks:
+        raise MapUnknown(f"group {number} names metadata outside the filesystem")
+    return group
+
+
+def _metadata(sb: _Super, groups: list[_Group]) -> Iterator[tuple[int, int]]:
+    """Boot block, superblocks, descriptors, bitmaps and inode tables, in blocks (first, count)."""
+    yield 0, sb.super_block(0) + 1
+    for block in _descriptor_locations(sb):
+        yield block, 1
+    old_descriptors = min(sb.descriptor_blocks, sb.first_meta_bg) if sb.incompat & INCOMPAT_META_BG else None
+    copied = sb.descriptor_blocks + sb.reserved_gdt if old_descriptors is None else old_descriptors
+    for group in groups:
+        if sb.incompat & INCOMPAT_META_BG:
+            yield sb.super_block(group.number), 2
+        if _has_super(sb, group.number):
+            yield sb.super_block(group.number), 1 + copied
+        yield group.block_bitmap, 1
+        yield group.inode_bitmap, 1
+        yield group.inode_table, sb.inode_table_blocks
+
+
+def _batches(groups: list[_Group], sb: _Super) -> Iterator[list[_Group]]:
+    size = max(1, BATCH_SIZE // sb.block_size)
+    with_bitmap = [group for group in groups if not group.flags & BG_BLOCK_UNINIT]
+    for first in range(0, len(with_bitmap), size):
+        yield with_bitmap[first : first + size]
+
+
+def _data(device: BlockDevice, sb: _Super, groups: list[_Group]) -> Iterator[tuple[int, int]]:
+    bitmaps = _read_bitmaps(device, sb, groups)
+    for group, bitmap in zip(groups, bitmaps, strict=True):
+        yield from _group_data(sb, group, bitmap)
+
+
+def _read_bitmaps(device: BlockDevice, sb: _Super, groups: list[_Group]) -> Iterator[bytes]:
+    ranges = [(sb.start + group.block_bitmap * sb.block_size, sb.block_size) for group in groups]
+    for raw in device.read_many(_joined(ranges)):
+        for at in range(0, len(raw), sb.block_size):
+            yield raw[at : at + sb.block_size]
+
+
+def _group_data(sb: _Super, group: _Group, bitmap: bytes) -> Iterator[tuple[int, int]]:
+    first = sb.group_start(group.number)
+    count = sb.group_blocks(group.number)
+    clusters = -(-count // sb.cluster_blocks)
+    bits = int.from_bytes(bitmap, "little") & ((1 << clusters) - 1)
+    if clusters - bits.bit_count() != group.free_clusters:
+        # Either it changed between two reads of a running machine or it is damaged: take no chance with it.
+        yield first, count
+        return
+    for start, length in _runs(bits, clusters):
+        yield first + start * sb.cluster_blocks, length * sb.cluster_blocks
+
+
+def _runs(bits: int, count: int) -> Iterator[tuple[int, int]]:
+    """Runs of set bits as (first, length), lowest bit first."""
+    text = f"{bits:0{count}b}"[::-1]
+    at = text.find("1")
+    while at >= 0:
+        end = text.find("0", at)
+        end = count if end < 0 else end
+        yield at, end - at
+        at = text.find("1", end)

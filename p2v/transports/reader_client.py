@@ -1,0 +1,217 @@
+"""The local end of the remote reader: sends requests, keeps several in flight, believes nothing unchecked."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
+from typing import Protocol
+
+from p2v.disk.device import BlockData, BlockRequest
+from p2v.errors import TransportError
+from p2v.model import MiB
+from p2v.transports import frames
+from p2v.transports.frames import Codec, Op, Response, Status
+
+IN_FLIGHT = 6
+"""Requests on their way: hides the round trip without filling memory (a block is 4 MiB)."""
+
+SLACK = 64 * 1024
+"""How much larger than its content a compressed payload may be before it is refused."""
+
+
+class Line(Protocol):
+    """The two directions of an SSH channel: `write` sends everything, `readinto` fills the view or raises."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def readinto(self, view: memoryview) -> None: ...
+
+    def stderr_tail(self) -> str: ...
+
+
+class ReaderClient:
+    """Talks to one reader. Not for several threads at once."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._tags = count(1)
+
+    def hello(self) -> dict[str, object]:
+        """Wait for the reader's first words; noise before them (a talkative shell profile) is passed over."""
+        window = b""
+        for _ in range(frames.MAX_HELLO):
+            window = (window + self._exactly(1))[-len(frames.MAGIC) :]
+            if window == frames.MAGIC:
+                size = struct.unpack("!I", self._exactly(4))[0]
+                return self._parse(self._exactly(self._bounded(size)))
+        raise TransportError(
+            "The source did not start the reader",
+            hint="Is Python 3 on the source? " + self._line.stderr_tail(),
+        )
+
+    def open(self, path: str) -> tuple[int, int]:
+        """Open a disk over there: (its number, its size in bytes)."""
+        answer = self._ask_json(lambda tag: frames.pack_open(tag, path))
+        disk, size = answer.get("disk"), answer.get("size")
+        if not isinstance(disk, int) or not isinstance(size, int) or size <= 0:
+            raise TransportError(f"The source cannot say how large {path} is")
+        return disk, size
+
+    def inventory(self) -> dict[str, object]:
+        return self._ask_json(lambda tag: frames.pack_request(Op.INVENTORY, tag))
+
+    def sync(self) -> None:
+        """Have the source write out what its filesystems hold in memory."""
+        self._ask_json(lambda tag: frames.pack_request(Op.SYNC, tag))
+
+    def quit(self) -> None:
+        self._line.write(frames.pack_request(Op.QUIT, 0))
+
+    def read_many(self, disk: int, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """The ranges in order; a long one is cut into requests of 4 MiB."""
+        pieces = [
+            [(at, min(4 * MiB, offset + length - at)) for at in range(offset, offset + length, 4 * MiB)]
+            for offset, length in ranges
+        ]
+        wanted = (_plain_request(at, size) for group in pieces for at, size in group)
+        answers = self.fetch(disk, wanted)
+        for group in pieces:
+            yield b"".join(next(answers).data for _ in group)
+
+    def fetch(self, disk: int, requests: Iterable[BlockRequest]) -> Iterator[BlockData]:
+        for request, response in self._pipeline(disk, Op.READ, requests):
+            payload = self._payload(response, request)
+            data = frames.decode(response, payload, expected=request.data_size)
+            wire_size = frames.RESPONSE.size + len(payload)
+            yield BlockData(request, data, response.digest, wire_size)
+
+    def hash_blocks(
+        self, disk: int, requests: Iterable[BlockRequest]
+    ) -> Iterator[tuple[BlockRequest, bytes]]:
+        for request, response in self._pipeline(disk, Op.HASH, requests):
+            self._payload(response, request)
+            yield request, response.digest
+
+    def _pipeline(
+        self, disk: int, op: Op, requests: Iterable[BlockRequest]
+    ) -> Iterator[tuple[BlockRequest, Response]]:
+        """Keep `IN_FLIGHT` requests on their way; the caller takes each answer's payload before the next."""
+        waiting: deque[tuple[int, BlockRequest]] = deque()
+        for request in requests:
+            waiting.append((self._send(disk, op, request), request))
+            if len(waiting) >= IN_FLIGHT:
+                yield self._answer(waiting)
+        while waiting:
+            yield self._answer(waiting)
+
+    def _send(self, disk: int, op: Op, request: BlockRequest) -> int:
+        tag = next(self._tags) & 0xFFFFFFFF
+        self._line.write(
+            frames.pack_request(
+                op, tag, disk=disk, offset=request.offset, length=request.length, pairs=request.pairs
+            )
+        )
+        return tag
+
+    def _answer(self, waiting: deque[tuple[int, BlockRequest]]) -> tuple[BlockRequest, Response]:
+        tag, request = waiting.popleft()
+        return request, self._head(tag, limit=frames.MAX_LENGTH + SLACK)
+
+    def _head(self, tag: int, *, limit: int) -> Response:
+        response = frames.parse_response(self._exactly(frames.RESPONSE.size), limit=limit)
+        if response.tag != tag:
+            raise TransportError("The reader on the source answered a question that was not asked")
+        return response
+
+    def _payload(self, response: Response, request: BlockRequest) -> bytes:
+        if response.codec is Codec.ZERO and response.payload_size:
+            raise TransportError("The reader on the source sent data with a block of zeros")
+        payload = self._exactly(response.payload_size)
+        if response.status is Status.OK:
+            return payload
+        said = payload[:500].decode("utf-8", "replace")
+        what = "read" if response.status is Status.READ_ERROR else "serve"
+        raise TransportError(f"The source could not {what} the disk at byte {request.offset}: {said}")
+
+    def _ask_json(self, pack: Callable[[int], bytes]) -> dict[str, object]:
+        tag = next(self._tags) & 0xFFFFFFFF
+        self._line.write(pack(tag))
+        response = self._head(tag, limit=frames.MAX_JSON)
+        payload = self._exactly(response.payload_size)
+        if response.status is not Status.OK:
+            raise TransportError(f"The source said: {payload[:500].decode('utf-8', 'replace')}")
+        return self._parse(payload)
+
+    def _bounded(self, size: int) -> int:
+        if size > frames.MAX_JSON:
+            raise TransportError(f"The reader on the source announced {size} bytes of text")
+        return size
+
+    def _parse(self, payload: bytes) -> dict[str, object]:
+        try:
+            value = json.loads(payload)
+        except ValueError as error:
+            raise TransportError("The reader on the source answered something that is not JSON") from error
+        if not isinstance(value, dict):
+            raise TransportError("The reader on the source answered JSON that is not an object")
+        return value
+
+    def _exactly(self, size: int) -> bytes:
+        buffer = bytearray(size)
+        with memoryview(buffer) as view:
+            self._line.readinto(view)
+        return bytes(buffer)
+
+
+def _plain_request(offset: int, length: int) -> BlockRequest:
+    return BlockRequest(-1, offset, length, ((0, length),))
+
+
+class RemoteDisk:
+    """A disk of the source as a `BlockDevice`."""
+
+    def __init__(self, client: ReaderClient, path: str, *, sector_size: int, live: bool) -> None:
+        self._client = client
+        self._path = path
+        self._sector_size = sector_size
+        self._live = live
+        self._disk, self._size = client.open(path)
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def sector_size(self) -> int:
+        return self._sector_size
+
+    @property
+    def live(self) -> bool:
+        return self._live
+
+    def read(self, offset: int, length: int) -> bytes:
+        return b"".join(self.read_many([(offset, length)]))
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """Direct reads want whole sectors: each range is read rounded outwards and cut back."""
+        rounded = [self._round(offset, length) for offset, length in ranges]
+        for (offset, length), (start, _), data in zip(
+            ranges, rounded, self._client.read_many(self._disk, rounded), strict=True
+        ):
+            yield data[offset - start : offset - start + length]
+
+    def _round(self, offset: int, length: int) -> tuple[int, int]:
+        if offset < 0 or length < 0 or offset + length > self._size:
+            raise TransportError(f"{self._path}: bytes {offset} to {offset + length} are outside the disk")
+        start = offset - offset % 4096
+        end = min(offset + length + -(offset + length) % 4096, self._size)
+        return start, end - start
+
+    def fetch(self, requests: Iterable[BlockRequest]) -> Iterator[BlockData]:
+        return self._client.fetch(self._disk, requests)
+
+    def hash_blocks(self, requests: Iterable[BlockRequest]) -> Iterator[tuple[BlockRequest, bytes]]:
+        return self._client.hash_blocks(self._disk, requests)
