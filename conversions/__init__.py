@@ -1,0 +1,57 @@
+"""What is changed inside a guest. One family of guests per file; a new one adds its line to FAMILIES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from conversions import debian
+from conversions.protocol import GuestFiles
+from conversions.request import Request
+from drivers.pack import DriverPack
+from p2v.errors import GuestError
+from p2v.model import Conversion, Firmware, Machine, PlannedNic, Platform
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """`ids` are the values of ID and ID_LIKE in os-release that the conversion serves."""
+
+    name: str
+    ids: tuple[str, ...]
+    convert: Callable[[GuestFiles, Request], Conversion]
+
+
+FAMILIES = (Family("debian", debian.IDS, debian.convert),)
+
+
+def family_of(os_id: str, id_like: str = "") -> str:
+    """The family that serves a system, by ID and ID_LIKE of its os-release; empty where none does."""
+    words = (os_id.lower(), *id_like.lower().split())
+    return next((family.name for word in words for family in FAMILIES if word in family.ids), "")
+
+
+def convert(
+    guest: GuestFiles,
+    machine: Machine,
+    *,
+    nics: Sequence[PlannedNic],
+    firmware: Firmware,
+    platform: Platform,
+    pack: DriverPack,
+) -> Conversion:
+    """Make a mounted guest boot on `platform`, and say what it can use there.
+
+    `machine` holds the captured disks only, in the order of the images, and its system. Raises GuestError
+    where no family serves the system, or where its conversion finds that it cannot work.
+    """
+    name = machine.os.family if machine.os else ""
+    for family in FAMILIES:
+        if family.name == name:
+            return family.convert(guest, Request(machine, tuple(nics), firmware, platform, pack))
+    system = machine.os.name if machine.os else "An unknown system"
+    served = ", ".join(family.name for family in FAMILIES)
+    raise GuestError(
+        f"{system} is not a system that p2v can convert (families: {served})",
+        hint="The capture is complete and can be converted by other means; p2v capture SOURCE keeps it alone",
+    )

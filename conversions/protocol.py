@@ -1,7 +1,7 @@
 """What a conversion may do to a guest: a small protocol, so that it is tested on a plain tree of files.
 
-All paths are absolute inside the guest. Nothing here ever touches the host, and `run` runs inside the guest's own
-system (the appliance), never on the host.
+All paths are absolute inside the guest. Nothing here ever touches the host, and `run` runs inside the
+guest's own system (the appliance), never on the host.
 """
 
 from __future__ import annotations

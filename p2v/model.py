@@ -120,7 +120,10 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A whole disk. `names` are all paths by which the source knows it: kernel name, by-id, by-path."""
+    """A whole disk. `names` are all paths by which the source knows it: kernel name, by-id, by-path.
+
+    `data_size` is what a capture would read of it, 0 where nobody has looked.
+    """
 
     path: str
     size: int
@@ -133,6 +136,7 @@ class Disk:
     table_id: str = ""
     partitions: tuple[Partition, ...] = ()
     filesystem: Filesystem | None = None
+    data_size: int = 0
 
     @property
     def identity(self) -> str:

@@ -83,7 +83,7 @@ def capture_disk(
 
 @contextmanager
 def open_image(path: Path, size: int) -> Iterator[int]:
-    """A sparse image of exactly `size` bytes, open for reading and writing; an earlier one is kept as it is."""
+    """A sparse image of exactly `size` bytes, open for reading and writing; an earlier one is kept."""
     with _disk_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,7 +74,27 @@ class BlockDevice(Protocol):
         """The digests alone: what is on the disk now, at no cost on the wire."""
 
 
-class FileDevice:
+class PlainReads(ABC):
+    """Everything of a `BlockDevice` that follows from `read`, for devices where nothing is gained by more."""
+
+    @abstractmethod
+    def read(self, offset: int, length: int) -> bytes: ...
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        for offset, length in ranges:
+            yield self.read(offset, length)
+
+    def fetch(self, requests: Iterable[BlockRequest]) -> Iterator[BlockData]:
+        for request in requests:
+            data, digest = _read_block(self, request)
+            yield BlockData(request, data, digest, len(data))
+
+    def hash_blocks(self, requests: Iterable[BlockRequest]) -> Iterator[tuple[BlockRequest, bytes]]:
+        for request in requests:
+            yield request, _read_block(self, request)[1]
+
+
+class FileDevice(PlainReads):
     """A disk in a local file or block device, opened read-only."""
 
     def __init__(self, handle: int, *, size: int, sector_size: int, name: str) -> None:
@@ -113,21 +134,8 @@ class FileDevice:
             raise TransportError(f"{self._name} ends at byte {offset}, before its size of {self._size}")
         return piece
 
-    def read_many(self, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-        for offset, length in ranges:
-            yield self.read(offset, length)
 
-    def fetch(self, requests: Iterable[BlockRequest]) -> Iterator[BlockData]:
-        for request in requests:
-            data, digest = read_block(self, request)
-            yield BlockData(request, data, digest, len(data))
-
-    def hash_blocks(self, requests: Iterable[BlockRequest]) -> Iterator[tuple[BlockRequest, bytes]]:
-        for request in requests:
-            yield request, read_block(self, request)[1]
-
-
-def read_block(device: BlockDevice, request: BlockRequest) -> tuple[bytes, bytes]:
+def _read_block(device: PlainReads, request: BlockRequest) -> tuple[bytes, bytes]:
     """The used parts of a block, joined, and the SHA-256 of the zero-filled block."""
     pieces = [device.read(request.offset + start, size) for start, size in request.pairs]
     return b"".join(pieces), digest_of_parts(request, pieces)

@@ -1,0 +1,26 @@
+"""What a conversion is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drivers.pack import DriverPack, LinuxDriver
+from p2v.model import Firmware, Machine, PlannedNic, Platform
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`machine` holds the disks that were captured, no others, and the system that is on them."""
+
+    machine: Machine
+    nics: tuple[PlannedNic, ...]
+    firmware: Firmware
+    platform: Platform
+    pack: DriverPack
+
+    @property
+    def linux_drivers(self) -> tuple[LinuxDriver, ...]:
+        """Every driver that the pack speaks of."""
+        disks = [driver for choice in self.pack.disks for driver in choice.needed]
+        nics = [driver for choice in self.pack.nics for driver in choice.needed]
+        return tuple(dict.fromkeys((*disks, *nics, *self.pack.welcome)))

@@ -1,0 +1,69 @@
+"""A disk behind a local NBD socket, read with libnbd (`python3-libnbd`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from p2v.disk.device import BlockDevice, PlainReads
+from p2v.errors import TransportError
+from p2v.model import MiB
+
+LARGEST_READ = 16 * MiB
+"""Servers refuse reads above 32 MiB (NBD protocol, "maximum payload")."""
+
+
+class NbdDevice(PlainReads):
+    def __init__(self, handle: Any, *, sector_size: int) -> None:
+        self._handle = handle
+        self._sector_size = sector_size
+        self._size = int(handle.get_size())
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def sector_size(self) -> int:
+        return self._sector_size
+
+    @property
+    def live(self) -> bool:
+        return False
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset < 0 or length < 0 or offset + length > self._size:
+            raise TransportError(f"bytes {offset} to {offset + length} are outside the image")
+        pieces = []
+        while length:
+            step = min(length, LARGEST_READ)
+            pieces.append(self._pread(step, offset))
+            offset, length = offset + step, length - step
+        return b"".join(pieces)
+
+    def _pread(self, length: int, offset: int) -> bytes:
+        try:
+            return bytes(self._handle.pread(length, offset))
+        except Exception as error:  # nbd.Error is made by the extension and has no base class of its own
+            raise TransportError(f"Cannot read the image at byte {offset}: {error}") from error
+
+
+@contextmanager
+def open_nbd_device(socket: Path, sector_size: int) -> Iterator[BlockDevice]:
+    """Raises TransportError where libnbd is missing or the server does not answer."""
+    try:
+        import nbd
+    except ImportError as error:
+        raise TransportError(
+            "libnbd is needed to read this image format", hint="Try: sudo apt install python3-libnbd"
+        ) from error
+    handle = nbd.NBD()
+    try:
+        handle.connect_unix(str(socket))
+        yield NbdDevice(handle, sector_size=sector_size)
+    except nbd.Error as error:
+        raise TransportError(f"The image cannot be read: {error}") from error
+    finally:
+        handle.close()

@@ -1,0 +1,404 @@
+"""The only door to libguestfs: the disks of a guest, opened in a small virtual machine, the appliance.
+
+The guest's programs run inside the appliance only, its symbolic links resolve there, and it has no network.
+libguestfs' own time limits do not exist, so a watchdog ends an appliance that does not answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import posixpath
+import signal
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol, cast
+
+from p2v.accelerator import Accelerator
+from p2v.errors import GuestError, P2VError, TargetError
+from p2v.model import ImageFormat, MiB
+
+MEMORY = 1024
+"""MiB of the appliance: mkinitramfs inside needs about 300, emulation costs nothing more for the rest."""
+LAUNCH_SECONDS = 300.0
+"""A launch takes 4 s with KVM, 21 s without; the very first builds the appliance, for a minute more."""
+CALL_SECONDS = 300.0
+RUN_SECONDS = 1800.0
+READ_LIMIT = 64 * MiB
+MESSAGE_LIMIT = 1 * MiB
+"""Larger contents do not fit into one message of libguestfs' protocol (4 MiB) with certainty."""
+TEXT_LIMIT = 800
+BACKEND_VARIABLE = "LIBGUESTFS_BACKEND"
+
+
+class Access(StrEnum):
+    """`READ_ONLY` never writes to the files given: libguestfs puts a throw-away overlay on each."""
+
+    READ_ONLY = "read-only"
+    READ_WRITE = "read-write"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestDisk:
+    """One disk of a guest, in the order of the machine's disks."""
+
+    path: Path
+    format: ImageFormat
+
+
+class _Handle(Protocol):
+    """What is used of `guestfs.GuestFS`, which has no types of its own."""
+
+    def set_backend(self, backend: str) -> None: ...
+    def set_backend_setting(self, name: str, value: str) -> None: ...
+    def set_memsize(self, memsize: int) -> None: ...
+    def set_smp(self, smp: int) -> None: ...
+    def set_network(self, network: bool) -> None: ...
+    def set_append(self, append: str) -> None: ...
+    def add_drive(self, filename: str, *, readonly: bool, format: str) -> None: ...
+    def launch(self) -> None: ...
+    def shutdown(self) -> None: ...
+    def close(self) -> None: ...
+    def umount_all(self) -> None: ...
+    def mount(self, mountable: str, mountpoint: str) -> None: ...
+    def mount_options(self, options: str, mountable: str, mountpoint: str) -> None: ...
+    def list_filesystems(self) -> dict[str, str]: ...
+    def list_devices(self) -> list[str]: ...
+    def findfs_uuid(self, uuid: str) -> str: ...
+    def findfs_label(self, label: str) -> str: ...
+    def e2fsck(self, device: str) -> None: ...
+    def exists(self, path: str) -> bool: ...
+    def is_file(self, path: str, *, followsymlinks: bool) -> bool: ...
+    def is_dir(self, path: str, *, followsymlinks: bool) -> bool: ...
+    def filesize(self, file: str) -> int: ...
+    def read_file(self, path: str) -> bytes: ...
+    def pread(self, path: str, count: int, offset: int) -> bytes: ...
+    def write(self, path: str, content: bytes) -> None: ...
+    def upload(self, filename: str, remotefilename: str) -> None: ...
+    def realpath(self, path: str) -> str: ...
+    def copy_attributes(self, src: str, dest: str, *, all: bool) -> None: ...
+    def chmod(self, mode: int, path: str) -> None: ...
+    def chown(self, owner: int, group: int, path: str) -> None: ...
+    def lgetxattr(self, path: str, name: str) -> bytes: ...
+    def lsetxattr(self, xattr: str, val: bytes, vallen: int, path: str) -> None: ...
+    def rename(self, oldpath: str, newpath: str) -> None: ...
+    def rm_f(self, path: str) -> None: ...
+    def mkdir_p(self, path: str) -> None: ...
+    def mv(self, src: str, dest: str) -> None: ...
+    def cp_a(self, src: str, dest: str) -> None: ...
+    def glob_expand(self, pattern: str, *, directoryslash: bool) -> list[str]: ...
+    def checksum(self, csumtype: str, path: str) -> str: ...
+    def command(self, arguments: list[str]) -> str: ...
+    def statvfs(self, path: str) -> dict[str, int]: ...
+
+
+class Guest:
+    """An open guest; implements `conversions.protocol.GuestFiles` once its filesystems are mounted."""
+
+    def __init__(self, handle: _Handle, watchdog: _Watchdog, access: Access) -> None:
+        self._handle = handle
+        self._watchdog = watchdog
+        self.access = access
+
+    # Filesystems: what p2v.guest_inspect builds on.
+
+    def filesystems(self) -> tuple[tuple[str, str], ...]:
+        """Every filesystem: its name in the appliance and its type (or `unknown`, `swap`, `crypto_LUKS`)."""
+        with self._calling("look for filesystems"):
+            return tuple(self._handle.list_filesystems().items())
+
+    def partition_device(self, index: int, number: int) -> str:
+        """What the appliance calls partition `number` of disk `index`; 0 is the whole disk."""
+        with self._calling("list the disks"):
+            devices = self._handle.list_devices()
+        if not 0 <= index < len(devices):
+            raise GuestError(f"The guest has no disk {index}")
+        return f"{devices[index]}{number or ''}"
+
+    def find_uuid(self, identifier: str) -> str:
+        """The device with this UUID; raises GuestError where there is none."""
+        with self._calling(f"find the filesystem {identifier}"):
+            return self._handle.findfs_uuid(identifier)
+
+    def find_label(self, label: str) -> str:
+        """The device with this label; raises GuestError where there is none."""
+        with self._calling(f"find the filesystem {label}"):
+            return self._handle.findfs_label(label)
+
+    def mount(self, device: str, at: str, *, options: str = "") -> None:
+        """Mount a device; its journal is replayed, in a throw-away overlay where access is read-only."""
+        mode = "rw" if self.access is Access.READ_WRITE else "ro"
+        with self._calling(f"mount {device} at {at}"):
+            self._handle.mount_options(",".join(filter(None, (mode, options))), device, at)
+
+    def unmount_all(self) -> None:
+        with self._calling("unmount the filesystems"):
+            self._handle.umount_all()
+
+    def check_filesystem(self, device: str) -> str:
+        """What e2fsck says of a device that is not mounted; empty where it is content."""
+        try:
+            with self._calling("check"):
+                self._handle.e2fsck(device)
+        except GuestError as error:
+            return error.message
+        return ""
+
+    # Files.
+
+    def exists(self, path: str) -> bool:
+        with self._calling(f"look at {path}"):
+            return bool(self._handle.exists(path))
+
+    def is_dir(self, path: str) -> bool:
+        with self._calling(f"look at {path}"):
+            return bool(self._handle.is_dir(path, followsymlinks=True))
+
+    def size(self, path: str) -> int:
+        self._need_file(path)
+        with self._calling(f"look at {path}"):
+            return self._handle.filesize(path)
+
+    def read(self, path: str, *, limit: int = READ_LIMIT) -> bytes:
+        size = self.size(path)
+        if size > limit:
+            raise GuestError(
+                f"{path} of the guest has {size} bytes, more than the {limit} that were expected"
+            )
+        with self._calling(f"read {path}"):
+            return self._handle.read_file(path)
+
+    def read_start(self, path: str, *, count: int) -> bytes:
+        """The first `count` bytes of a file."""
+        self._need_file(path)
+        with self._calling(f"read {path}"):
+            return self._handle.pread(path, count, 0)
+
+    def write(self, path: str, content: bytes) -> None:
+        target = self._real(path)
+        folder, _ = posixpath.split(target)
+        beside = posixpath.join(folder, f".p2v-{uuid.uuid4().hex[:12]}")
+        replaced = self.exists(target)
+        with self._calling(f"write {path}"):
+            self._put(beside, content)
+            if replaced:
+                self._handle.copy_attributes(target, beside, all=True)
+            else:
+                self._make_roots(beside, folder)
+            self._handle.rename(beside, target)
+
+    def mkdir(self, path: str) -> None:
+        with self._calling(f"make {path}"):
+            self._handle.mkdir_p(path)
+
+    def remove(self, path: str) -> None:
+        with self._calling(f"remove {path}"):
+            self._handle.rm_f(path)
+
+    def glob(self, pattern: str) -> list[str]:
+        with self._calling(f"list {pattern}"):
+            return sorted(self._handle.glob_expand(pattern, directoryslash=False))
+
+    def sha256(self, path: str) -> str:
+        with self._calling(f"read {path}"):
+            if not self._handle.is_file(path, followsymlinks=True):
+                return ""
+            return self._handle.checksum("sha256", path)
+
+    def copy(self, source: str, destination: str) -> None:
+        # cp and mv are the appliance's: a symbolic link among the folders would leave the guest.
+        real_source, real_destination = self._real(source), self._real(destination)
+        with self._calling(f"copy {source} to {destination}"):
+            self._handle.cp_a(real_source, real_destination)
+
+    def move(self, source: str, destination: str) -> None:
+        real_source, real_destination = self._real(source), self._real(destination)
+        with self._calling(f"move {source} to {destination}"):
+            self._handle.mv(real_source, real_destination)
+
+    def run(self, argv: Sequence[str]) -> str:
+        with self._calling(f"run {argv[0]} in the guest", seconds=RUN_SECONDS):
+            return self._handle.command(list(argv))
+
+    def free_space(self, path: str) -> int:
+        with self._calling(f"ask for the space of {path}"):
+            found = self._handle.statvfs(self._handle.realpath(path))
+        return found["bavail"] * (found["frsize"] or found["bsize"])
+
+    def _need_file(self, path: str) -> None:
+        # Reading a FIFO never ends, and neither does /dev/zero.
+        with self._calling(f"look at {path}"):
+            if not self._handle.is_file(path, followsymlinks=True):
+                raise GuestError(f"The guest has no file {path}")
+
+    def _real(self, path: str) -> str:
+        """The path with every symbolic link resolved inside the guest; the last part need not exist."""
+        folder, name = posixpath.split(path)
+        with self._calling(f"look at {path}"):
+            if self._handle.exists(path):
+                return self._handle.realpath(path)
+            return posixpath.join(self._handle.realpath(folder), name)
+
+    def _put(self, path: str, content: bytes) -> None:
+        if len(content) <= MESSAGE_LIMIT:
+            self._handle.write(path, content)
+            return
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            self._handle.upload(file.name, path)
+
+    def _make_roots(self, path: str, folder: str) -> None:
+        """Owner, mode and SELinux label of a new file; the label is the folder's, as the kernel does it."""
+        self._handle.chown(0, 0, path)
+        self._handle.chmod(0o644, path)
+        with contextlib.suppress(RuntimeError):
+            label = self._handle.lgetxattr(folder, "security.selinux")
+            self._handle.lsetxattr("security.selinux", label, len(label), path)
+
+    @contextlib.contextmanager
+    def _calling(self, what: str, *, seconds: float = CALL_SECONDS) -> Iterator[None]:
+        with _guest_errors(what), self._watchdog.limit(seconds, what):
+            yield
+
+
+class _Watchdog:
+    """Ends the appliance's QEMU when a call takes too long. `mark` stands on QEMU's command line.
+
+    libguestfs holds a lock during a call, so the process cannot be asked for; it is found by its mark.
+    """
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    @contextlib.contextmanager
+    def limit(self, seconds: float, what: str) -> Iterator[None]:
+        done, late = threading.Event(), threading.Event()
+        thread = threading.Thread(target=self._watch, args=(done, late, seconds), daemon=True)
+        thread.start()
+        try:
+            yield
+        except RuntimeError as error:
+            if late.is_set():
+                raise TargetError(
+                    f"libguestfs did not {what} within {seconds:.0f} s",
+                    hint="If /dev/kvm does not work on this host: export P2V_ACCEL=tcg",
+                ) from error
+            raise
+        finally:
+            done.set()
+            thread.join()
+
+    def _watch(self, done: threading.Event, late: threading.Event, seconds: float) -> None:
+        wait = seconds
+        while not done.wait(wait):
+            late.set()
+            wait = 1.0
+            self._kill()
+
+    def _kill(self) -> None:
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if self.mark.encode() in (folder / "cmdline").read_bytes():
+                    os.kill(int(folder.name), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def open_guest(
+    disks: Sequence[GuestDisk],
+    *,
+    access: Access,
+    accelerator: Accelerator,
+    launch_seconds: float = LAUNCH_SECONDS,
+) -> Iterator[Guest]:
+    """Launch the appliance with these disks, nothing mounted yet; it is shut down behind the block.
+
+    Raises TargetError where libguestfs does not work here, and GuestError where the last writes did not reach
+    the disks.
+    """
+    handle = _new_handle()
+    watchdog = _Watchdog(f"p2v_mark={uuid.uuid4().hex}")
+    try:
+        _add_disks(handle, disks, access)
+        _launch(handle, watchdog, accelerator, launch_seconds)
+        yield Guest(handle, watchdog, access)
+        with _guest_errors("finish the guest's disks"), watchdog.limit(CALL_SECONDS, "finish"):
+            handle.umount_all()
+            handle.shutdown()
+    finally:
+        handle.close()
+
+
+def _new_handle() -> _Handle:
+    try:
+        module = importlib.import_module("guestfs")
+    except ImportError as error:
+        raise TargetError(
+            "The Python bindings of libguestfs are missing in this interpreter",
+            hint="Try: sudo apt install python3-guestfs; a virtual environment must see it:"
+            " /usr/bin/python3 -m venv --system-site-packages",
+        ) from error
+    return cast(_Handle, module.GuestFS(python_return_dict=True))
+
+
+def _add_disks(handle: _Handle, disks: Sequence[GuestDisk], access: Access) -> None:
+    for disk in disks:
+        try:
+            readonly = access is Access.READ_ONLY
+            handle.add_drive(str(disk.path), readonly=readonly, format=disk.format.value)
+        except RuntimeError as error:
+            raise TargetError(f"libguestfs cannot open {disk.path}: {_printable(str(error))}") from error
+
+
+def _launch(handle: _Handle, watchdog: _Watchdog, accelerator: Accelerator, seconds: float) -> None:
+    try:
+        _configure(handle, watchdog, accelerator)
+        with watchdog.limit(seconds, "start its appliance"):
+            handle.launch()
+    except RuntimeError as error:
+        raise _launch_error(str(error)) from error
+
+
+def _configure(handle: _Handle, watchdog: _Watchdog, accelerator: Accelerator) -> None:
+    if BACKEND_VARIABLE not in os.environ:
+        handle.set_backend("direct")
+    if accelerator is Accelerator.TCG:
+        handle.set_backend_setting("force_tcg", "1")
+    handle.set_memsize(MEMORY)
+    handle.set_smp(1)
+    handle.set_network(False)
+    handle.set_append(watchdog.mark)
+
+
+def _launch_error(said: str) -> P2VError:
+    """The usual reasons, each with what to type."""
+    kernels = sorted(Path("/boot").glob("vmlinuz*"))
+    hint = "Try: libguestfs-test-tool"
+    if not kernels:
+        hint = "libguestfs needs a kernel for its appliance. Try: sudo apt install linux-image-amd64"
+    elif not any(os.access(kernel, os.R_OK) for kernel in kernels):
+        hint = "libguestfs must read the kernel. Try: sudo chmod 0644 /boot/vmlinuz*"
+    elif "appliance" in said and "cannot find" in said:
+        hint = "Try: sudo apt install libguestfs0 supermin"
+    return TargetError(f"libguestfs cannot start: {_printable(said)}", hint=hint)
+
+
+@contextlib.contextmanager
+def _guest_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise GuestError(f"Cannot {what}: {_printable(str(error))}") from error
+    except UnicodeDecodeError as error:
+        raise GuestError(f"Cannot {what}: the guest answers in bytes that are no text") from error
+
+
+def _printable(text: str) -> str:
+    """The end of what somebody else said, without what would disturb a terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)[-TEXT_LIMIT:].strip()

@@ -1,0 +1,1 @@
+"""What a conversion costs: license tiers, and the ledger that meters them."""

@@ -1,0 +1,112 @@
+"""The line from a machine to a virtual one. Start reading here.
+
+    Job ─► probe ─► plan ─► capture + verify ─► convert ─► describe ─► write ─► prove ─► Receipt
+
+Each room takes finished values and returns one new frozen value; what a killed run has done stays done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from p2v import rooms
+from p2v.errors import UsageError
+from p2v.house import House, Source
+from p2v.job import Job, job_from_json
+from p2v.journal import Journal
+from p2v.licensing.ledger import LicenseStatus, open_ledger
+from p2v.model import Plan, Proof, Receipt
+from p2v.plan import findings
+from p2v.probe import Scan, estimate
+from p2v.run import Run, RunState, create_run, list_runs, open_run, read_journal, read_receipt
+
+__all__ = ["convert", "license_status", "list_runs", "plan_job", "prove", "resume", "scan", "show"]
+
+
+def plan_job(job: Job, house: House) -> Plan:
+    """What `convert` would do, decided and refused as it would be; nothing is written. Raises P2VError."""
+    with Source(job, house) as source:
+        return rooms.plan(job, source, house)
+
+
+def convert(job: Job, house: House) -> Receipt:
+    """A machine becomes a virtual machine; the same job again goes on where it stood, or returns its receipt.
+
+    Raises the subclass of P2VError of the person who must act; what was finished by then is kept.
+    """
+    with Source(job, house) as source:
+        plan = rooms.plan(job, source, house)
+        rooms.require_space(job.output, plan)
+        with create_run(job.output, plan.name, plan, job=job.to_json(), order=rooms.order(plan)) as run:
+            return _carry_out(run, plan, source, house)
+
+
+def resume(directory: Path, house: House) -> Receipt:
+    """Go on with a run. The source is asked again only while its disks are not captured whole."""
+    with open_run(directory) as run:
+        job = job_from_json(run.job, where=directory)
+        with Source(job, house) as source:
+            if not rooms.is_captured(run):
+                run.require_plan(rooms.plan(job, source, house, run=run.id))
+            return _carry_out(run, run.plan, source, house)
+
+
+def _carry_out(run: Run, plan: Plan, source: Source, house: House) -> Receipt:
+    """The contents page."""
+    receipt = run.receipt()
+    if run.state is RunState.FINISHED and receipt is not None:
+        house.ui.say(f"{run.path} is finished already: nothing to do, no unit spent")
+        return receipt
+    with _resumable(run), rooms.metered(run, plan, house) as unit:
+        images, stats = rooms.capture(run, plan, source, house)
+        source.close()
+        conversion = rooms.convert(run, plan, images, house)
+        vm = rooms.describe(run, plan, conversion)
+        files = rooms.write(run, plan, vm, house)
+        proof = rooms.prove(run, plan, vm, house)
+        made = rooms.Made(images, stats, conversion, vm, files, proof, unit.commit())
+        receipt = rooms.receipt(run, plan, made)
+        run.write_receipt(receipt)
+    return receipt
+
+
+@contextmanager
+def _resumable(run: Run) -> Iterator[None]:
+    """Whatever ends a run before its time, the command that continues it goes with the error."""
+    try:
+        yield
+    except BaseException as error:
+        run.log.error("ended by %s: %s", type(error).__name__, error)
+        error.add_note(f"p2v resume {run.path}")
+        raise
+
+
+def scan(job: Job, house: House) -> Scan:
+    """What is on the source, what blocks a conversion, how long it would take. Nothing is written."""
+    with Source(job, house) as source:
+        machine = rooms.look(job, source, house)
+        with house.ui.phase("Measuring"):
+            return Scan(job.source, machine, findings(machine), estimate(source.transport(), machine))
+
+
+def prove(directory: Path, house: House, *, timeout: float | None) -> tuple[Proof, Path]:
+    """Boot the virtual machine of a finished run again; the verdict and where it was written."""
+    with open_run(directory) as run:
+        receipt = run.receipt()
+        if receipt is None:
+            raise UsageError(f"{directory} is not finished", hint=f"Try: p2v resume {directory}")
+        target = receipt.plan.platform.name
+        proof = rooms.boot_proof(run, receipt.vm, target, house, timeout=timeout)
+        return proof, run.proof_dir(target)
+
+
+def show(directory: Path) -> tuple[Journal, Receipt | None]:
+    """The journal of a run and, once it is finished, its receipt; also while another process works on it."""
+    return read_journal(directory), read_receipt(directory)
+
+
+def license_status(house: House) -> LicenseStatus:
+    with open_ledger(house.home) as ledger:
+        return ledger.status()

@@ -1,0 +1,193 @@
+"""Decisions, and every refusal of a request: from what was seen and what was asked to a `Plan`. Pure
+functions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from p2v.errors import PlanRefused
+from p2v.model import (
+    Consistency,
+    Disk,
+    Finding,
+    Machine,
+    Partition,
+    Plan,
+    PlannedDisk,
+    PlannedNic,
+    Platform,
+    Severity,
+)
+
+NAME_LIMIT = 64
+ARCHITECTURES = ("x86_64",)
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the user asked for. Empty or None means: as the machine is. `memory` is bytes."""
+
+    source: str
+    name: str = ""
+    disks: tuple[str, ...] = ()
+    cpus: int | None = None
+    memory: int | None = None
+    prove: bool = False
+
+
+def make_plan(
+    machine: Machine,
+    wishes: Wishes,
+    platform: Platform,
+    *,
+    units: int,
+    check: Callable[[Plan], tuple[Finding, ...]],
+) -> Plan:
+    """Decide everything; `check` is the target's own look at the plan.
+
+    Raises PlanRefused with every reason at once, before anything was touched.
+    """
+    disks = choose_disks(machine, wishes.disks)
+    captured = replace(machine, disks=disks)
+    plan = _decide(machine, captured, wishes, platform, units)
+    _refuse_blockers([*findings(captured), *check(plan)])
+    return plan
+
+
+def findings(machine: Machine) -> tuple[Finding, ...]:
+    """All that blocks a conversion of the machine to anywhere, or deserves a warning."""
+    return (*machine.findings, *_about_system(machine))
+
+
+def _decide(machine: Machine, captured: Machine, wishes: Wishes, platform: Platform, units: int) -> Plan:
+    return Plan(
+        name=wishes.name or name_of(machine),
+        source=wishes.source,
+        machine=captured,
+        disks=tuple(PlannedDisk(index, disk, disk.data_size) for index, disk in enumerate(captured.disks)),
+        nics=_nics(machine),
+        platform=platform,
+        cpus=wishes.cpus or machine.cpus,
+        memory=wishes.memory or machine.memory,
+        firmware=machine.firmware,
+        prove=wishes.prove,
+        units=units,
+        consistency=Consistency.FUZZY if machine.live else Consistency.OFFLINE,
+        warnings=tuple(_warnings(machine, captured)),
+    )
+
+
+def name_of(machine: Machine) -> str:
+    """A name for the run and the virtual machine out of the host's: letters, digits, dots and dashes."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", machine.hostname).strip("-._")[:NAME_LIMIT]
+    return name or "machine"
+
+
+def choose_disks(machine: Machine, wanted: Sequence[str]) -> tuple[Disk, ...]:
+    """All disks, or those named by path, serial, WWN or by-id name. Raises PlanRefused for one not there."""
+    if not machine.disks:
+        raise PlanRefused(f"{machine.hostname} has no disk to capture")
+    if not wanted:
+        return machine.disks
+    chosen = [disk for disk in machine.disks if any(_is_named(disk, name) for name in wanted)]
+    missing = [name for name in wanted if not any(_is_named(disk, name) for disk in machine.disks)]
+    if missing:
+        there = "; ".join(_title(disk) for disk in machine.disks)
+        raise PlanRefused(
+            f"{machine.hostname} has no disk {', '.join(missing)}", hint=f"Its disks are: {there}"
+        )
+    return tuple(chosen)
+
+
+def _is_named(disk: Disk, name: str) -> bool:
+    known = {disk.path, disk.path.removeprefix("/dev/"), disk.serial, disk.wwn, *disk.names}
+    return bool(name) and name in known
+
+
+def _title(disk: Disk) -> str:
+    return " ".join(filter(None, (disk.path, disk.model, disk.serial and f"(serial {disk.serial})")))
+
+
+def _refuse_blockers(found: Iterable[Finding]) -> None:
+    blockers = [finding for finding in found if finding.severity is Severity.BLOCKER]
+    if blockers:
+        reasons = [finding.message for finding in blockers]
+        message = reasons[0] if len(reasons) == 1 else "\n".join(f"- {reason}" for reason in reasons)
+        raise PlanRefused(message, hint=" ".join(filter(None, (finding.hint for finding in blockers))))
+
+
+def _about_system(machine: Machine) -> list[Finding]:
+    system = machine.os
+    if system is None:
+        known = any(finding.severity is Severity.BLOCKER for finding in machine.findings)
+        none = Finding(
+            Severity.BLOCKER,
+            f"No operating system was found on {machine.hostname}",
+            "Was a disk left out? p2v scan shows what is on each",
+        )
+        return [] if known else [none]
+    if not system.family:
+        return [Finding(Severity.BLOCKER, f"{system.name} is not a system that p2v can convert")]
+    if system.architecture not in ARCHITECTURES:
+        return [
+            Finding(Severity.BLOCKER, f"{machine.hostname} is a {system.architecture} machine, not x86_64")
+        ]
+    return _about_root(machine)
+
+
+def _about_root(machine: Machine) -> list[Finding]:
+    """On a running machine the root must be on a disk that is captured, or behind something on one."""
+    if not machine.live:
+        return []
+    behind = {"LVM2_member", "linux_raid_member", "crypto_LUKS", "btrfs", "bcache"}
+    for disk in machine.disks:
+        parts = disk.partitions or (Partition(0, 0, disk.size, "", filesystem=disk.filesystem),)
+        for part in parts:
+            if part.mountpoint == "/" or (part.filesystem and part.filesystem.kind in behind):
+                return []
+    message = f"The root filesystem of {machine.hostname} is on none of the chosen disks"
+    return [Finding(Severity.BLOCKER, message, "Choose its disk too with --disk")]
+
+
+def _nics(machine: Machine) -> tuple[PlannedNic, ...]:
+    return tuple(PlannedNic(nic.mac, nic.name) for nic in machine.nics)
+
+
+def _warnings(machine: Machine, captured: Machine) -> Iterable[str]:
+    for finding in machine.findings:
+        if finding.severity is Severity.WARNING:
+            yield f"{finding.message} ({finding.hint})" if finding.hint else finding.message
+    if machine.live:
+        yield (
+            "The machine runs while it is captured: files that change meanwhile may be in the copy as they "
+            "were at different moments, as after a power cut (consistency: fuzzy)"
+        )
+    for disk in machine.disks:
+        if disk not in captured.disks:
+            used = [part.mountpoint for part in disk.partitions if part.mountpoint]
+            at = f", mounted at {', '.join(used)}" if used else ""
+            yield f"{disk.path} is not captured{at}"
+    if not machine.nics:
+        yield "The network cards of the source are not known: the virtual machine gets one with a new MAC"
+
+
+def describe(plan: Plan, *, size: str) -> str:
+    """The plan for a person; `size` is the human form of `plan.data_size`."""
+    machine = plan.machine
+    system = machine.os.name if machine.os else "no operating system"
+    lines = [
+        f"Convert {machine.hostname} ({system}) from {plan.source}",
+        f"  to      {plan.platform.title}: {plan.platform.disk_bus} disks, {plan.platform.nic_model} network,"
+        f" {plan.firmware.upper()} firmware, {plan.platform.image_format} images",
+        f"  as      {plan.name}: {plan.cpus} CPU, {plan.memory // 2**20} MiB memory",
+        f"  reads   {size} of used blocks, consistency {plan.consistency}",
+        *(f"  disk {disk.index}  {_title(disk.disk)}, {disk.disk.size} bytes" for disk in plan.disks),
+        *(f"  nic     {nic.mac} {nic.source_name}".rstrip() for nic in plan.nics),
+        f"  proof   {'boots the result in isolation' if plan.prove else 'not asked for (--prove)'}",
+        f"  license {plan.units} unit{'' if plan.units == 1 else 's'}",
+        *(f"  warning {warning}" for warning in plan.warnings),
+    ]
+    return "\n".join(lines)

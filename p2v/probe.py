@@ -1,0 +1,124 @@
+"""The first room: everything that can be known of the source before a byte of it is copied."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from p2v.accelerator import Accelerator
+from p2v.disk.device import BlockDevice
+from p2v.disk.extents import block_requests
+from p2v.disk.used import DiskMap, disk_map, inspect_disk
+from p2v.errors import GuestError
+from p2v.guest import Access, GuestDisk, open_guest
+from p2v.guest_inspect import mount_root, operating_system
+from p2v.model import Disk, Finding, ImageFormat, Machine, Severity
+from p2v.transports import Mount, Transport
+from p2v.ui import UI
+
+SAMPLE_BLOCKS = 8
+"""Blocks read to estimate the rate: 32 MiB at the most."""
+
+CONVERT_SECONDS = 120.0
+"""What follows the capture on a machine with hardware virtualisation, roughly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """How long a capture would take: bytes to read, bytes a second measured just now, seconds in all."""
+
+    data_size: int
+    rate: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """The answer of `p2v scan`. `estimate` is None where there is nothing to copy."""
+
+    source: str
+    machine: Machine
+    findings: tuple[Finding, ...]
+    estimate: Estimate | None
+
+
+def probe(transport: Transport, ui: UI) -> Machine:
+    """The machine with its disks looked at. Raises TransportError."""
+    with ui.phase("Looking at the source"):
+        survey = transport.survey()
+        findings: list[Finding] = list(survey.machine.findings)
+        disks = []
+        for disk in survey.machine.disks:
+            with transport.open_disk(disk) as device:
+                found, used = _look(device, disk, survey.mounts)
+            disks.append(found)
+            findings += [Finding(Severity.WARNING, warning) for warning in used.warnings]
+            findings += _about_disk(found)
+    return replace(survey.machine, disks=tuple(disks), findings=tuple(findings))
+
+
+def _look(device: BlockDevice, disk: Disk, mounts: Sequence[Mount]) -> tuple[Disk, DiskMap]:
+    seen = inspect_disk(device, disk)
+    used = disk_map(device, seen)
+    places = {mount.partition: mount.place for mount in mounts if mount.disk == disk.path}
+    partitions = tuple(
+        replace(partition, mountpoint=places.get(partition.number, "")) for partition in seen.partitions
+    )
+    return replace(seen, partitions=partitions, data_size=used.data_size), used
+
+
+def _about_disk(disk: Disk) -> list[Finding]:
+    findings = []
+    for partition in disk.partitions:
+        kind = partition.filesystem.kind if partition.filesystem else ""
+        name = f"{disk.path} partition {partition.number}"
+        if kind == "BitLocker":
+            findings.append(
+                Finding(
+                    Severity.BLOCKER,
+                    f"{name} is encrypted with BitLocker",
+                    "On the source: manage-bde -off C:",
+                )
+            )
+        if kind == "swsuspend":
+            findings.append(
+                Finding(
+                    Severity.WARNING, f"{name} holds a hibernated system", "Wake the source and shut it down"
+                )
+            )
+    return findings
+
+
+def look_into_image(
+    machine: Machine, path: Path, image_format: ImageFormat, accelerator: Accelerator
+) -> Machine:
+    """What an image says of the system on it. A finding takes the place of a system that cannot be read."""
+    try:
+        with open_guest(
+            [GuestDisk(path, image_format)], access=Access.READ_ONLY, accelerator=accelerator
+        ) as guest:
+            mount_root(guest, machine=machine)
+            system = operating_system(guest)
+            name = guest.read("/etc/hostname", limit=4096) if guest.exists("/etc/hostname") else b""
+    except GuestError as error:
+        finding = Finding(Severity.BLOCKER, error.message, error.hint)
+        return replace(machine, findings=(*machine.findings, finding))
+    hostname = name.decode("utf-8", "replace").strip() or machine.hostname
+    return replace(machine, os=system, hostname=hostname)
+
+
+def estimate(transport: Transport, machine: Machine) -> Estimate | None:
+    """Read a few used blocks of the largest disk and see how fast they come."""
+    if not machine.disks:
+        return None
+    disk = max(machine.disks, key=lambda disk: disk.data_size)
+    with transport.open_disk(disk) as device:
+        requests = list(block_requests(disk_map(device, disk).extents, size=device.size))
+        sample = requests[:: max(1, len(requests) // SAMPLE_BLOCKS)][:SAMPLE_BLOCKS]
+        started = time.monotonic()
+        size = sum(len(block.data) for block in device.fetch(sample))
+        rate = size / max(time.monotonic() - started, 0.001)
+    data_size = sum(disk.data_size for disk in machine.disks)
+    return Estimate(data_size, rate, data_size / max(rate, 1.0) + CONVERT_SECONDS)

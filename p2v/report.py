@@ -1,0 +1,271 @@
+"""The answers of the commands: as text for a person, as one JSON document for a program. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter
+
+from p2v.doctor import Check, State
+from p2v.journal import RECEIPT, Journal
+from p2v.licensing.ledger import LicenseStatus
+from p2v.log import shown
+from p2v.model import Change, Disk, LicenseUse, Partition, Plan, Proof, Receipt
+from p2v.plan import describe
+from p2v.probe import Estimate, Scan
+from p2v.run import RunState, RunSummary
+from p2v.targets import TARGETS
+from p2v.ui import human_size, human_time
+
+T = TypeVar("T")
+
+_SCAN = TypeAdapter(Scan)
+_PLAN = TypeAdapter(Plan)
+_PROOF = TypeAdapter(Proof)
+_RUNS = TypeAdapter(tuple[RunSummary, ...])
+_JOURNAL = TypeAdapter(Journal)
+_CHECKS = TypeAdapter(tuple[Check, ...])
+_STATUS = TypeAdapter(LicenseStatus)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRow:
+    """One line of `p2v targets`."""
+
+    name: str
+    title: str
+    image: str
+    configuration: str
+    disks: str
+    network: str
+    firmware: tuple[str, ...]
+
+
+_TARGETS = TypeAdapter(tuple[TargetRow, ...])
+
+
+def _json(adapter: TypeAdapter[T], value: T) -> str:
+    return adapter.dump_json(value, indent=2).decode()
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell; the first row is the heading."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def scan_json(scan: Scan) -> str:
+    return _json(_SCAN, scan)
+
+
+def scan_text(scan: Scan) -> str:
+    return "\n".join(shown(line) for line in _scan_lines(scan))
+
+
+def _scan_lines(scan: Scan) -> Iterator[str]:
+    machine = scan.machine
+    hardware = " ".join(filter(None, (machine.vendor, machine.product)))
+    yield f"{machine.hostname}  {machine.os.name if machine.os else 'no operating system found'}"
+    if hardware:
+        yield f"  hardware   {hardware}"
+    yield f"  firmware   {machine.firmware.upper()}"
+    yield f"  processor  {machine.cpus} CPU, {human_size(machine.memory)} memory"
+    if machine.kernel:
+        yield f"  kernel     {machine.kernel}"
+    for disk in machine.disks:
+        yield from _disk_lines(disk)
+    for nic in machine.nics:
+        addresses = ", ".join(nic.addresses) or "no address"
+        yield f"  network    {nic.name}  {nic.mac}  {nic.driver}  {addresses}"
+    for finding in scan.findings:
+        yield f"  {finding.severity:<9}  {finding.message}"
+        if finding.hint:
+            yield f"             {finding.hint}"
+    if scan.estimate is not None:
+        yield _estimate_line(scan.estimate)
+
+
+def _disk_lines(disk: Disk) -> Iterator[str]:
+    serial = f"serial {disk.serial}" if disk.serial else ""
+    facts = [human_size(disk.size), disk.table.upper(), disk.model, serial]
+    yield f"  disk       {disk.path}  " + "  ".join(filter(None, facts))
+    yield f"             to copy: {human_size(disk.data_size)}"
+    for partition in disk.partitions:
+        yield _partition_line(partition)
+
+
+def _partition_line(partition: Partition) -> str:
+    filesystem = partition.filesystem
+    kind = filesystem.kind if filesystem else "unknown"
+    used = f"{human_size(filesystem.used)} used" if filesystem and filesystem.used is not None else ""
+    words = [
+        f"{partition.number:>3}",
+        f"{human_size(partition.length):>10}",
+        kind,
+        used,
+        partition.mountpoint,
+    ]
+    return "           " + "  ".join(filter(None, words))
+
+
+def _estimate_line(estimate: Estimate) -> str:
+    return (
+        f"  estimate   {human_time(estimate.seconds)}: {human_size(estimate.data_size)} to copy at "
+        f"{human_size(estimate.rate)}/s"
+    )
+
+
+def plan_json(plan: Plan) -> str:
+    return _json(_PLAN, plan)
+
+
+def plan_text(plan: Plan) -> str:
+    return describe(plan, size=human_size(plan.data_size))
+
+
+def receipt_json(receipt: Receipt) -> str:
+    return _json(RECEIPT, receipt)
+
+
+def receipt_text(receipt: Receipt, directory: Path) -> str:
+    """What was made and where, in the order in which a person asks."""
+    return "\n".join(_receipt_lines(receipt, directory))
+
+
+def _receipt_lines(receipt: Receipt, directory: Path) -> Iterator[str]:
+    target = receipt.plan.platform.name
+    folder = directory / "vm" / target
+    yield f"{receipt.plan.machine.hostname} is now the virtual machine {receipt.vm.name} for {target}"
+    for file in receipt.files:
+        yield f"  image      {folder / file.path}  {human_size(file.size)}"
+    for config in sorted(folder.glob("*.xml")):
+        yield f"  config     {config}"
+    stats = receipt.capture
+    copied = f"{human_size(stats.data_size)} of {human_size(stats.size)}"
+    wire = f"{human_size(stats.wire_size)} on the wire, in {human_time(stats.seconds)}"
+    yield f"  copied     {copied}, {wire}; consistency {receipt.plan.consistency}"
+    for change in receipt.conversion.changes:
+        yield _change_line(change)
+    for warning in receipt.warnings:
+        yield f"  warning    {shown(warning)}"
+    if receipt.proof is not None:
+        yield from (
+            f"  {line}" for line in proof_text(receipt.proof, directory / "proof" / target).splitlines()
+        )
+    yield f"  license    {_license_words(receipt.license)}"
+
+
+def _change_line(change: Change) -> str:
+    return f"  {change.kind:<9}  {shown(change.path)}: {shown(change.reason)}"
+
+
+def _license_words(use: LicenseUse) -> str:
+    cost = f"{use.units} unit{'' if use.units == 1 else 's'} {use.state}"
+    left = "" if use.left is None else f", {use.left} left of {use.license}"
+    return cost + (f" ({use.reason})" if use.reason else "") + left
+
+
+def proof_json(proof: Proof) -> str:
+    return _json(_PROOF, proof)
+
+
+def proof_text(proof: Proof, folder: Path) -> str:
+    how = f"after {human_time(proof.seconds)} ({proof.accelerator})"
+    lines = [f"proof      {proof.verdict} {how}: {proof.evidence}"]
+    lines += [f"failed     {unit}" for unit in proof.failed_units]
+    if proof.screenshot:
+        lines.append(f"screen     {folder / proof.screenshot}")
+    if proof.serial_log:
+        lines.append(f"serial     {folder / proof.serial_log}")
+    return "\n".join(shown(line) for line in lines)
+
+
+def runs_json(runs: tuple[RunSummary, ...]) -> str:
+    return _json(_RUNS, runs)
+
+
+def runs_text(runs: tuple[RunSummary, ...]) -> str:
+    if not runs:
+        return "no runs"
+    rows = [("RUN", "STATE", "MACHINE", "CREATED", "SIZE")]
+    rows += [(run.name, _state_words(run), run.hostname, run.created, human_size(run.size)) for run in runs]
+    return table(rows)
+
+
+def _state_words(run: RunSummary) -> str:
+    match run.state:
+        case RunState.UNFINISHED | RunState.NEW:
+            return f"{run.state}, next: {run.next_step}" if run.next_step else run.state
+        case RunState.DAMAGED:
+            return f"damaged: {run.problem}"
+        case _:
+            return run.state
+
+
+def journal_json(journal: Journal) -> str:
+    return _json(_JOURNAL, journal)
+
+
+def journal_text(journal: Journal, directory: Path) -> str:
+    """An unfinished run: what is done and how to go on."""
+    done = [
+        f"  done       {step.name} in {human_time(step.seconds)}, {step.finished}" for step in journal.steps
+    ]
+    rest = [f"  to do      {name}" for name in journal.order if journal.done(name) is None]
+    return "\n".join([plan_text(journal.plan), *done, *rest, f"Continue with: p2v resume {directory}"])
+
+
+def targets_json() -> str:
+    return _json(_TARGETS, tuple(_target_rows()))
+
+
+def targets_text() -> str:
+    rows = [("TARGET", "HYPERVISOR", "IMAGE", "CONFIGURATION", "DISKS", "NETWORK", "FIRMWARE")]
+    for row in _target_rows():
+        firmware = ", ".join(row.firmware)
+        rows.append((row.name, row.title, row.image, row.configuration, row.disks, row.network, firmware))
+    return table(rows)
+
+
+def _target_rows() -> Iterator[TargetRow]:
+    for name, target in TARGETS.items():
+        platform = target.platform
+        yield TargetRow(
+            name=name,
+            title=platform.title,
+            image=platform.image_format,
+            configuration=target.configuration,
+            disks=platform.disk_bus,
+            network=platform.nic_model,
+            firmware=tuple(firmware.upper() for firmware in platform.firmwares),
+        )
+
+
+def checks_json(checks: tuple[Check, ...]) -> str:
+    return _json(_CHECKS, checks)
+
+
+def checks_text(checks: tuple[Check, ...]) -> str:
+    lines = []
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        lines.append(f"{check.state:<8} {check.name.ljust(width)}  {check.found}")
+        if check.state is not State.OK and check.mend:
+            lines.append(f"{'':8} {'':{width}}  → {check.mend}")
+    return "\n".join(lines)
+
+
+def status_json(status: LicenseStatus) -> str:
+    return _json(_STATUS, status)
+
+
+def status_text(status: LicenseStatus) -> str:
+    lines = [
+        status.title,
+        f"{status.total} conversions: {status.used} used, {status.reserved} in progress, {status.left} left",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,141 @@
+"""A disk image on this machine as the source: raw as it is, other formats through a read-only qemu-nbd.
+
+An image says nothing of the machine that it was taken from: firmware is read off its partition table,
+processors and memory are defaults that the user may change, network cards are unknown.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from p2v import command
+from p2v.disk import layout
+from p2v.disk.device import BlockDevice, open_file_device
+from p2v.disk.nbd import open_nbd_device
+from p2v.errors import TransportError, UsageError
+from p2v.model import Disk, Firmware, GiB, ImageFormat, Machine, Partition, TableKind
+from p2v.transports.base import Survey
+
+DEFAULT_CPUS = 2
+DEFAULT_MEMORY = 2 * GiB
+ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
+BIOS_BOOT_TYPE = "21686148-6449-6e6f-744e-656564454649"
+START_SECONDS = 20.0
+
+
+class ImageTransport:
+    """One image file; opened for reading only."""
+
+    def __init__(self, path: Path, image_format: ImageFormat, sector_size: int) -> None:
+        self._path = path
+        self._format = image_format
+        self._sector_size = sector_size
+
+    def survey(self) -> Survey:
+        with self._open() as device:
+            table = _table(device)
+            size = device.size
+        disk = Disk(path=str(self._path), size=size, sector_size=self._sector_size)
+        return Survey(
+            Machine(
+                hostname=self._path.stem,
+                firmware=_firmware(table.partitions) if table else Firmware.BIOS,
+                cpus=DEFAULT_CPUS,
+                memory=DEFAULT_MEMORY,
+                disks=(replace(disk, table_id=table.id if table else ""),),
+            )
+        )
+
+    @contextmanager
+    def open_disk(self, disk: Disk) -> Iterator[BlockDevice]:
+        with self._open() as device:
+            yield device
+
+    @contextmanager
+    def _open(self) -> Iterator[BlockDevice]:
+        if self._format is ImageFormat.RAW:
+            with open_file_device(self._path, sector_size=self._sector_size) as device:
+                yield device
+        else:
+            with (
+                _serve(self._path, self._format) as socket,
+                open_nbd_device(socket, self._sector_size) as served,
+            ):
+                yield served
+
+
+def _table(device: BlockDevice) -> layout.Table | None:
+    try:
+        return layout.read_table(device)
+    except layout.TableDamaged:
+        return None
+
+
+def _firmware(partitions: tuple[Partition, ...]) -> Firmware:
+    """UEFI where there is an EFI system partition and nothing that only a BIOS needs."""
+    types = {partition.type_id for partition in partitions}
+    return Firmware.UEFI if ESP_TYPE in types and BIOS_BOOT_TYPE not in types else Firmware.BIOS
+
+
+@contextmanager
+def _serve(path: Path, image_format: ImageFormat) -> Iterator[Path]:
+    """qemu-nbd on a private socket, read-only, for as long as the block lasts."""
+    tool = command.need_tool("qemu-nbd", reason=f"read {image_format} images", package="qemu-utils")
+    with TemporaryDirectory(prefix="p2v-nbd-") as folder:
+        socket = Path(folder) / "image.sock"
+        options = ["--read-only", "--persistent", "--shared=4", f"--format={image_format}"]
+        argv = [tool, *options, f"--socket={socket}", str(path)]
+        with command.start(argv) as child:
+            deadline = time.monotonic() + START_SECONDS
+            while not socket.exists():
+                if child.poll() is not None or time.monotonic() > deadline:
+                    raise TransportError(f"qemu-nbd cannot serve {path}")
+                time.sleep(0.05)
+            yield socket
+
+
+def image_format(path: Path) -> ImageFormat:
+    """The format of an image by `qemu-img info`. Raises UsageError for a file that is no image."""
+    if not path.exists():
+        raise UsageError(
+            f"There is no file {path}", hint="SOURCE is ssh://[user@]host[:port] or a disk image"
+        )
+    if path.is_block_device():
+        return ImageFormat.RAW
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file")
+    tool = command.need_tool("qemu-img", reason="look at disk images", package="qemu-utils")
+    said = command.run([tool, "info", "--output=json", "--force-share", path], timeout=60)
+    if said.code != 0:
+        raise TransportError(f"qemu-img cannot read {path}: {said.stderr.strip()[-300:]}")
+    info = json.loads(said.stdout)
+    if info.get("backing-filename") or info.get("full-backing-filename"):
+        # The name of the backing file comes out of the image: an image from elsewhere could name any file
+        # here.
+        raise UsageError(
+            f"{path} is an overlay on {info.get('backing-filename')}",
+            hint=f"Make one image of it: qemu-img convert -O qcow2 {path} whole.qcow2",
+        )
+    try:
+        return ImageFormat(info["format"])
+    except ValueError as error:
+        raise UsageError(f"{path} has the format {info['format']}, which p2v does not read") from error
+
+
+@contextmanager
+def open_image_source(path: Path) -> Iterator[ImageTransport]:
+    """Raises UsageError, TransportError."""
+    found = image_format(path)
+    plain = ImageTransport(path, found, 512)
+    with plain.open_disk(Disk(path=str(path), size=0)) as device:
+        sector_size = layout.guess_sector_size(device)
+        table = _table(device)
+        if sector_size == 4096 and table is not None and table.kind is TableKind.GPT:
+            sector_size = 512  # the table is whole when read with 512: byte 4096 only looks like a header
+    yield ImageTransport(path, found, sector_size)

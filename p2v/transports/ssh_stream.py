@@ -1,0 +1,131 @@
+"""A command on the source with an open line in both directions: one thread may write while another reads."""
+
+from __future__ import annotations
+
+import threading
+
+import paramiko
+
+from p2v.errors import ConnectionLost
+from p2v.model import KiB, MiB
+from p2v.transports.ssh_auth import printable
+
+STALL_SECONDS = 60.0
+TAIL_BYTES = 4000
+TAIL_READ = 64 * KiB
+# OpenSSH takes packets of 32 KiB; a larger slice would be copied again for each of them.
+WRITE_SLICE = 32 * KiB
+READ_SLICE = 4 * MiB
+
+BROKEN = (paramiko.SSHException, OSError, EOFError)
+"""What paramiko raises when the line is gone; its time limits are OSErrors, too."""
+
+
+class Stream:
+    """The standard input and output of a remote command. `place` names the source in errors.
+
+    When no byte moves for `stall_timeout` seconds, or the line breaks, reads and writes raise ConnectionLost.
+    """
+
+    def __init__(self, channel: paramiko.Channel, place: str, *, stall_timeout: float) -> None:
+        self._channel = channel
+        self._place = place
+        self._stall = stall_timeout
+        self._tail = b""
+        self._tail_lock = threading.Lock()
+        channel.settimeout(stall_timeout)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of it. Raises ConnectionLost."""
+        view = memoryview(data).cast("B")
+        while view:
+            view = view[self._send(bytes(view[:WRITE_SLICE])) :]
+
+    def _send(self, piece: bytes) -> int:
+        try:
+            sent = self._channel.send(piece)
+        except TimeoutError as error:
+            raise self._stalled("took") from error
+        except BROKEN as error:
+            raise self._lost() from error
+        if sent == 0:
+            raise self._lost()
+        return sent
+
+    def finish_writing(self) -> None:
+        """The command sees the end of its input."""
+        try:
+            self._channel.shutdown_write()
+        except BROKEN as error:
+            raise self._lost() from error
+
+    def readinto(self, view: memoryview) -> None:
+        """Fill the view. Raises ConnectionLost, also when the command ends before."""
+        rest = memoryview(view).cast("B")
+        while rest:
+            piece = self._receive(len(rest))
+            if not piece:
+                raise self._lost()
+            rest[: len(piece)] = piece
+            rest = rest[len(piece) :]
+
+    def read(self, size: int) -> bytes:
+        """What has arrived, at most `size` bytes; empty when the command has closed its output."""
+        piece = self._receive(size)
+        if not piece and self._exit_code() is None and not self._connected():
+            raise self._lost()
+        return piece
+
+    def _receive(self, size: int) -> bytes:
+        self._drain()
+        try:
+            return self._channel.recv(min(size, READ_SLICE))
+        except TimeoutError as error:
+            raise self._stalled("sent") from error
+        except BROKEN as error:
+            raise self._lost() from error
+
+    def wait(self, timeout: float) -> int:
+        """The exit code of the command; -1 for one that a signal ended. Raises ConnectionLost."""
+        self._channel.status_event.wait(timeout)
+        code = self._exit_code()
+        if code is not None:
+            return code
+        if self._channel.closed and self._connected():
+            return -1
+        raise self._lost()
+
+    def _exit_code(self) -> int | None:
+        known = self._channel.status_event.is_set() and self._channel.exit_status >= 0
+        return self._channel.exit_status if known else None
+
+    def _connected(self) -> bool:
+        transport = self._channel.get_transport()
+        return bool(transport.is_active())
+
+    def stderr_tail(self) -> str:
+        """The end of what the command wrote to its standard error, safe to print."""
+        self._drain()
+        text = self._tail.decode(errors="replace")
+        return "\n".join(filter(None, (printable(line, TAIL_BYTES) for line in text.splitlines())))
+
+    def _drain(self) -> None:
+        """Take standard error off the line: what nobody reads would fill the window of the data."""
+        with self._tail_lock:
+            while self._channel.recv_stderr_ready():
+                try:
+                    piece = self._channel.recv_stderr(TAIL_READ)
+                except BROKEN:
+                    return
+                self._tail = (self._tail + piece)[-TAIL_BYTES:]
+
+    def _stalled(self, verb: str) -> ConnectionLost:
+        return ConnectionLost(
+            f"{self._place} {verb} nothing for {self._stall:.0f} s", hint=f"Check: ping {self._place}"
+        )
+
+    def _lost(self) -> ConnectionLost:
+        code, said = self._exit_code(), self.stderr_tail()
+        ended = f"The command on {self._place} ended early (exit code {code})"
+        reason = f"The connection to {self._place} was lost" if code is None else ended
+        return ConnectionLost(f"{reason}: {said}" if said else reason, hint="Try: p2v resume RUN")
