@@ -76,6 +76,7 @@ class _Handle(Protocol):
     def exists(self, path: str) -> bool: ...
     def is_file(self, path: str, *, followsymlinks: bool) -> bool: ...
     def is_dir(self, path: str, *, followsymlinks: bool) -> bool: ...
+    def statns(self, path: str) -> dict[str, int]: ...
     def filesize(self, file: str) -> int: ...
     def read_file(self, path: str) -> bytes: ...
     def pread(self, path: str, count: int, offset: int) -> bytes: ...
@@ -154,7 +155,17 @@ class Guest:
 
     def exists(self, path: str) -> bool:
         with self._calling(f"look at {path}"):
-            return bool(self._handle.exists(path))
+            return self._exists(path)
+
+    def _exists(self, path: str) -> bool:
+        # libguestfs' own `exists` is also true for a symbolic link that leads nowhere.
+        if not self._handle.exists(path):
+            return False
+        try:
+            self._handle.statns(path)
+        except RuntimeError:
+            return False
+        return True
 
     def is_dir(self, path: str) -> bool:
         with self._calling(f"look at {path}"):
@@ -241,7 +252,7 @@ class Guest:
         """The path with every symbolic link resolved inside the guest; the last part need not exist."""
         folder, name = posixpath.split(path)
         with self._calling(f"look at {path}"):
-            if self._handle.exists(path):
+            if self._exists(path):
                 return self._handle.realpath(path)
             return posixpath.join(self._handle.realpath(folder), name)
 

@@ -4,6 +4,7 @@ functions.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from p2v.model import (
 )
 
 NAME_LIMIT = 64
+QEMU_OUI = "52:54:00"
 ARCHITECTURES = ("x86_64",)
 
 
@@ -153,7 +155,11 @@ def _about_root(machine: Machine) -> list[Finding]:
 
 
 def _nics(machine: Machine) -> tuple[PlannedNic, ...]:
-    return tuple(PlannedNic(nic.mac, nic.name) for nic in machine.nics)
+    """The cards of the machine; where they are not known, one with an address made from its identity."""
+    if machine.nics:
+        return tuple(PlannedNic(nic.mac, nic.name) for nic in machine.nics)
+    made = hashlib.sha256(machine.identity.encode()).hexdigest()
+    return (PlannedNic(":".join((QEMU_OUI, made[0:2], made[2:4], made[4:6]))),)
 
 
 def _warnings(machine: Machine, captured: Machine) -> Iterable[str]:

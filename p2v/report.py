@@ -12,13 +12,14 @@ from pydantic import TypeAdapter
 from p2v.doctor import Check, State
 from p2v.journal import RECEIPT, Journal
 from p2v.licensing.ledger import LicenseStatus
-from p2v.log import shown
 from p2v.model import Change, Disk, LicenseUse, Partition, Plan, Proof, Receipt
 from p2v.plan import describe
 from p2v.probe import Estimate, Scan
 from p2v.run import RunState, RunSummary
 from p2v.targets import TARGETS
 from p2v.ui import human_size, human_time
+
+LINE_LIMIT = 1000
 
 T = TypeVar("T")
 
@@ -56,6 +57,11 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def shown(text: str) -> str:
+    """What a source says of itself, for one line on a terminal: nothing that moves the cursor."""
+    return "".join(char if char.isprintable() else "?" for char in text)[:LINE_LIMIT]
 
 
 def scan_json(scan: Scan) -> str:

@@ -27,7 +27,7 @@ from p2v.guest_inspect import mount_root
 from p2v.house import House, Source
 from p2v.job import Job
 from p2v.journal import CONVERSION, IMAGES, PROOF, STATS, read_note, to_json
-from p2v.licensing.ledger import open_ledger
+from p2v.licensing.ledger import Ledger, open_ledger
 from p2v.model import (
     CaptureStats,
     Conversion,
@@ -56,8 +56,6 @@ PROOF_SECONDS = {"kvm": 300.0, "tcg": 900.0}
 """Time limit of a boot; in emulation a Debian system takes about 50 s alone and three times that beside
 another.
 """
-
-QEMU_OUI = "52:54:00"
 
 
 def plan(job: Job, source: Source, house: House, *, run: str = "") -> Plan:
@@ -103,12 +101,10 @@ class Unit:
     """The license unit of a run, reserved."""
 
     run: str
-    home: Path
-    reserved: LicenseUse
+    ledger: Ledger
 
     def commit(self) -> LicenseUse:
-        with open_ledger(self.home) as ledger:
-            return ledger.commit(self.run)
+        return self.ledger.commit(self.run)
 
 
 @contextmanager
@@ -116,13 +112,12 @@ def metered(run: Run, plan: Plan, house: House) -> Iterator[Unit]:
     """Reserve a unit for the block; given back when the block fails or is cancelled, never once committed."""
     machine = plan.machine
     with open_ledger(house.home) as ledger:
-        use = ledger.reserve(run=run.id, machine=machine.identity, title=machine.hostname)
-    try:
-        yield Unit(run.id, house.home, use)
-    except BaseException as error:
-        with open_ledger(house.home) as ledger:
+        ledger.reserve(run=run.id, machine=machine.identity, title=machine.hostname)
+        try:
+            yield Unit(run.id, ledger)
+        except BaseException as error:
             ledger.release(run.id, f"ended by {type(error).__name__}")
-        raise
+            raise
 
 
 def is_captured(run: Run) -> bool:
@@ -242,7 +237,6 @@ def describe(run: Run, plan: Plan, conversion: Conversion) -> VirtualMachine:
         )
         for disk in plan.disks
     )
-    macs = [nic.mac for nic in plan.nics] or [_new_mac(run.id)]
     return VirtualMachine(
         name=plan.name,
         uuid=str(uuid.UUID(run.id)),
@@ -250,15 +244,10 @@ def describe(run: Run, plan: Plan, conversion: Conversion) -> VirtualMachine:
         memory=plan.memory,
         firmware=plan.firmware,
         disks=disks,
-        nics=tuple(VirtualNic(mac, conversion.nic_model) for mac in macs),
+        nics=tuple(VirtualNic(nic.mac, conversion.nic_model) for nic in plan.nics),
         title=f"{plan.machine.hostname}, converted by p2v",
         serial_console=conversion.serial_console,
     )
-
-
-def _new_mac(run_id: str) -> str:
-    """An address of QEMU's range that is the same each time the run is resumed."""
-    return ":".join((QEMU_OUI, run_id[0:2], run_id[2:4], run_id[4:6]))
 
 
 def write(run: Run, plan: Plan, vm: VirtualMachine, house: House) -> tuple[Image, ...]:

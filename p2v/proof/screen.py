@@ -1,9 +1,9 @@
 """Reading the text console off a picture of the screen.
 
 Text mode and the kernel's framebuffer console both show a grid of characters from the classic VGA font of 8
-by 16 pixels, in two cuts: that of the VGA BIOS, and that of the Linux kernel, which QEMU carries too for consoles
-of its own. Where the host has console fonts (Debian's `console-setup-linux`) those are tried as well, because a
-distribution may load one of them into the console.
+by 16 pixels, in two cuts: that of the VGA BIOS, and that of the Linux kernel, which QEMU carries too for
+its own consoles. Where the host has console fonts (Debian's `console-setup-linux`) those are tried as well,
+because a distribution may load one of them into the console.
 """
 
 from __future__ import annotations

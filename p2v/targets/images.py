@@ -46,7 +46,7 @@ def write_image(overlay: Path, image: Path, image_format: ImageFormat) -> Image:
 
 def _compare(overlay: Path, image: Path, image_format: ImageFormat) -> None:
     formats = ["-f", "qcow2", "-F", image_format.value]
-    argv = [_qemu_img(), "compare", "-q", "-s", *formats, str(overlay), str(image)]
+    argv = [_qemu_img(), "compare", "-q", *formats, str(overlay), str(image)]
     result = command.run(argv, timeout=CONVERT_SECONDS)
     if result.code == 1:
         raise VerifyError(f"{image} differs from what it was written from")
