@@ -47,8 +47,8 @@ class Initramfs:
 
 
 @dataclass(slots=True)
-class _Budget:
-    """What may still come, over all archives together."""
+class Budget:
+    """What may still come, over all archives together: bytes, entries, bytes of settings."""
 
     content: int = MAX_CONTENT
     entries: int = MAX_ENTRIES
@@ -64,7 +64,7 @@ class _Entry:
 class _Stream:
     """Pieces of bytes, read as a file that only goes forward."""
 
-    def __init__(self, pieces: Iterator[bytes], budget: _Budget) -> None:
+    def __init__(self, pieces: Iterator[bytes], budget: Budget) -> None:
         self._pieces = pieces
         self._budget = budget
         self._buffer = b""
@@ -84,7 +84,7 @@ class _Stream:
         self.position += step
         self._budget.content -= step
         if self._budget.content < 0:
-            raise GuestError(f"The initramfs has more than {MAX_CONTENT} bytes")
+            raise GuestError("The initramfs is too large when unpacked")
 
     def read(self, size: int) -> bytes:
         """Exactly `size` bytes, fewer only at the end."""
@@ -112,11 +112,11 @@ class _Stream:
         return False
 
 
-def read_initramfs(data: bytes) -> Initramfs:
+def read_initramfs(data: bytes, budget: Budget | None = None) -> Initramfs:
     """Names of modules and text of settings. Raises GuestError where it is damaged, too large or unknown."""
     modules: dict[Module, None] = {}
     settings: list[bytes] = []
-    for entry in _entries(memoryview(data), _Budget()):
+    for entry in _entries(memoryview(data), budget or Budget()):
         found = MODULE.fullmatch(entry.name)
         if found:
             modules[Module(found["version"], module_name(found["name"]))] = None
@@ -132,7 +132,7 @@ def module_name(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _entries(data: memoryview, budget: _Budget) -> Iterator[_Entry]:
+def _entries(data: memoryview, budget: Budget) -> Iterator[_Entry]:
     """Plain archives first; the first compressed stream is the last segment, as all tools write them."""
     position = 0
     while position < len(data):
@@ -152,24 +152,24 @@ def _plain(data: memoryview, start: int) -> Iterator[bytes]:
     return (bytes(data[offset : offset + PIECE]) for offset in range(start, len(data), PIECE))
 
 
-def _archives(stream: _Stream, budget: _Budget) -> Iterator[_Entry]:
+def _archives(stream: _Stream, budget: Budget) -> Iterator[_Entry]:
     while stream.skip_zeros():
         yield from _archive(stream, budget)
 
 
-def _archive(stream: _Stream, budget: _Budget) -> Iterator[_Entry]:
+def _archive(stream: _Stream, budget: Budget) -> Iterator[_Entry]:
     """The entries of one archive up to its trailer."""
     while True:
         budget.entries -= 1
         if budget.entries < 0:
-            raise GuestError(f"The initramfs has more than {MAX_ENTRIES} entries")
+            raise GuestError("The initramfs has too many entries")
         entry = _entry(stream, budget)
         if entry.name == TRAILER:
             return
         yield entry
 
 
-def _entry(stream: _Stream, budget: _Budget) -> _Entry:
+def _entry(stream: _Stream, budget: Budget) -> _Entry:
     header = stream.read(HEADER_SIZE)
     if len(header) != HEADER_SIZE or header[:6] not in MAGICS:
         raise GuestError("The initramfs is damaged: no cpio header where one should be")
@@ -183,7 +183,7 @@ def _entry(stream: _Stream, budget: _Budget) -> _Entry:
     return _Entry(name, body)
 
 
-def _body(stream: _Stream, name: str, size: int, budget: _Budget) -> bytes:
+def _body(stream: _Stream, name: str, size: int, budget: Budget) -> bytes:
     if size <= min(MAX_SETTINGS, budget.settings) and SETTINGS.fullmatch(name):
         budget.settings -= size
         return stream.read(size)

@@ -52,11 +52,9 @@ class Kernel:
 
     def closure(self, names: Iterable[str]) -> frozenset[str]:
         """`names` and all that they need, without what is built in."""
-        wanted = set(names)
-        for module in self.loadable:
-            if module.name in wanted:
-                wanted.update(module.needs)
-        return frozenset(wanted - self.built_in)
+        named = frozenset(names) - self.built_in
+        needed = {name for module in self.loadable if module.name in named for name in module.needs}
+        return (named | needed) - self.built_in
 
 
 def installed_kernels(changes: Changes, drivers: Sequence[LinuxDriver]) -> tuple[Kernel, ...]:

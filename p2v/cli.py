@@ -191,6 +191,15 @@ def license_show(as_json: bool, **options: Any) -> None:
     house.ui.result(report.status_json(status) if as_json else report.status_text(status))
 
 
+@license_group.command("history")
+@common_options
+def license_history(as_json: bool, **options: Any) -> None:
+    """Show what every unit was spent on."""
+    house = make_house(options)
+    entries = pipeline.license_history(house)
+    house.ui.result(report.history_json(entries) if as_json else report.history_text(entries))
+
+
 def parse_size(value: str | None) -> int | None:
     """`4G`, `512M`, or a plain number of MiB, as bytes. Raises UsageError."""
     if value is None:

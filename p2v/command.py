@@ -19,6 +19,9 @@ from p2v.errors import TargetError
 
 KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "USER", "LOGNAME")
 OUTPUT_LIMIT = 2000
+
+Child = subprocess.Popen[bytes]
+"""A child that runs beside us; its output is bytes."""
 STOP_SECONDS = 10.0
 
 
@@ -106,7 +109,7 @@ def start(
     *,
     log: IO[bytes] | int = subprocess.DEVNULL,
     env: Mapping[str, str] | None = None,
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Iterator[Child]:
     """A child that runs beside us and never outlives the block: asked to stop, then ended.
 
     It gets its own process group, so that Ctrl-C reaches us alone and the close order stays ours.
@@ -129,7 +132,7 @@ def start(
         stop(child)
 
 
-def stop(child: subprocess.Popen[bytes]) -> None:
+def stop(child: Child) -> None:
     """End a child: SIGTERM, and SIGKILL when it is still there after ten seconds."""
     if child.poll() is None:
         child.terminate()

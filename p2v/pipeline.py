@@ -16,13 +16,24 @@ from p2v.errors import UsageError
 from p2v.house import House, Source
 from p2v.job import Job, job_from_json
 from p2v.journal import Journal
+from p2v.licensing.chain import LedgerEntry
 from p2v.licensing.ledger import LicenseStatus, open_ledger
 from p2v.model import Plan, Proof, Receipt
 from p2v.plan import findings
 from p2v.probe import Scan, estimate
 from p2v.run import Run, RunState, create_run, list_runs, open_run, read_journal, read_receipt
 
-__all__ = ["convert", "license_status", "list_runs", "plan_job", "prove", "resume", "scan", "show"]
+__all__ = [
+    "convert",
+    "license_history",
+    "license_status",
+    "list_runs",
+    "plan_job",
+    "prove",
+    "resume",
+    "scan",
+    "show",
+]
 
 
 def plan_job(job: Job, house: House) -> Plan:
@@ -110,3 +121,9 @@ def show(directory: Path) -> tuple[Journal, Receipt | None]:
 def license_status(house: House) -> LicenseStatus:
     with open_ledger(house.home) as ledger:
         return ledger.status()
+
+
+def license_history(house: House) -> tuple[LedgerEntry, ...]:
+    """Every event of the ledger, oldest first. Raises LicenseError."""
+    with open_ledger(house.home) as ledger:
+        return ledger.history()

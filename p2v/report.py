@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from p2v.doctor import Check, State
 from p2v.journal import RECEIPT, Journal
+from p2v.licensing.chain import LedgerEntry
 from p2v.licensing.ledger import LicenseStatus
 from p2v.model import Change, Disk, LicenseUse, Partition, Plan, Proof, Receipt
 from p2v.plan import describe
@@ -30,6 +31,7 @@ _RUNS = TypeAdapter(tuple[RunSummary, ...])
 _JOURNAL = TypeAdapter(Journal)
 _CHECKS = TypeAdapter(tuple[Check, ...])
 _STATUS = TypeAdapter(LicenseStatus)
+_HISTORY = TypeAdapter(tuple[LedgerEntry, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,3 +277,17 @@ def status_text(status: LicenseStatus) -> str:
         f"{status.total} conversions: {status.used} used, {status.reserved} in progress, {status.left} left",
     ]
     return "\n".join(lines)
+
+
+def history_json(entries: tuple[LedgerEntry, ...]) -> str:
+    return _json(_HISTORY, entries)
+
+
+def history_text(entries: tuple[LedgerEntry, ...]) -> str:
+    rows = [("WHEN", "EVENT", "UNITS", "MACHINE", "BY", "RUN", "REASON")]
+    for entry in entries:
+        machine = shown(entry.title)
+        rows.append(
+            (entry.when, entry.event, str(entry.units), machine, entry.who, entry.run[:8], entry.reason)
+        )
+    return table(rows)

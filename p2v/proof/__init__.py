@@ -54,6 +54,8 @@ def prove(
     `output`. Every way to fail to boot is a verdict; raises TargetError where no boot can be tried at all.
     """
     output.mkdir(parents=True, exist_ok=True)
+    # An old verdict must not survive a boot that could not be tried.
+    (output / "verdict.json").unlink(missing_ok=True)
     attempt = functools.partial(
         boot_once, vm, image_dir, output, accelerator=accelerator, timeout=timeout, network=network
     )

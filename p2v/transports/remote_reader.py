@@ -303,6 +303,16 @@ def network_cards() -> "list[dict[str, str]]":
     ]
 
 
+def memory() -> int:
+    """Bytes of memory that are plugged in; what the kernel calls all of it is some per cent less."""
+    base = "/sys/devices/system/memory/"
+    blocks = [
+        name for name in entries(base) if name.startswith("memory") and word(base + name + "/online") == "1"
+    ]
+    size = int(word(base + "block_size_bytes") or "0", 16) * len(blocks)
+    return size or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def inventory() -> "dict[str, object]":
     dmi = "/sys/class/dmi/id/"
     return {
@@ -310,7 +320,7 @@ def inventory() -> "dict[str, object]":
         "kernel": os.uname()[2],
         "architecture": os.uname()[4],
         "cpus": os.sysconf("SC_NPROCESSORS_ONLN"),
-        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory": memory(),
         "uefi": os.path.isdir("/sys/firmware/efi"),
         "os_release": text("/etc/os-release") or text("/usr/lib/os-release"),
         "machine_id": word("/etc/machine-id"),

@@ -11,6 +11,7 @@ from p2v.model import KiB, MiB
 from p2v.transports.ssh_auth import printable
 
 STALL_SECONDS = 60.0
+EXIT_SECONDS = 1.0
 TAIL_BYTES = 4000
 TAIL_READ = 64 * KiB
 # OpenSSH takes packets of 32 KiB; a larger slice would be copied again for each of them.
@@ -125,6 +126,8 @@ class Stream:
         )
 
     def _lost(self) -> ConnectionLost:
+        if self._connected():  # the exit code of a command comes a moment after the end of its output
+            self._channel.status_event.wait(EXIT_SECONDS)
         code, said = self._exit_code(), self.stderr_tail()
         ended = f"The command on {self._place} ended early (exit code {code})"
         reason = f"The connection to {self._place} was lost" if code is None else ended

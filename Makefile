@@ -1,0 +1,51 @@
+# Each line is a command that a person could type. `make demo` on a fresh Debian 12 or 13 needs nothing before it.
+
+PYTHON = .venv/bin/python
+SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+# What p2v needs to run.
+PACKAGES = python3 python3-venv python3-guestfs python3-libnbd libguestfs-tools linux-image-amd64 \
+	qemu-system-x86 qemu-utils ovmf openssh-client
+# What only the demo and the tests need: to build disks, to run machines, and to check against.
+TEST_PACKAGES = mmdebstrap debian-archive-keyring ca-certificates e2fsprogs fdisk dosfstools openssh-server \
+	libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu partclone zstd xz-utils lz4 util-linux time
+
+.PHONY: setup packages demo test check fast clean
+
+# Everything below starts here; a second call takes seconds.
+setup: packages .venv/ready
+
+packages:
+	@missing=$$(dpkg-query -W -f '$${Status} $${binary:Package}\n' $(PACKAGES) $(TEST_PACKAGES) 2>&1 \
+		| sed -n -e '/^install ok installed/d' -e 's/^dpkg-query: no packages found matching //p' \
+			-e 's/^[a-z]* [a-z]* [a-z-]* \([a-z0-9.+-]*\).*/\1/p'); \
+	if [ -n "$$missing" ]; then \
+		$(SUDO) apt-get update -q && \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; \
+	fi
+	@# The appliance is made from the host's kernel, which Debian leaves readable and Ubuntu does not.
+	@for kernel in /boot/vmlinuz-*; do [ -r "$$kernel" ] || $(SUDO) chmod 0644 "$$kernel"; done
+
+# libguestfs' bindings exist for the distribution's own interpreter only, so the environment must be made with it.
+.venv/ready: pyproject.toml
+	/usr/bin/python3 -m venv --system-site-packages .venv
+	$(PYTHON) -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: setup
+	$(PYTHON) -m fixtures.demo
+
+# Everything that a clean checkout can show, on real disks; a missing tool is a failure here.
+test: setup
+	CI=true $(PYTHON) -m pytest -m ''
+
+fast: setup
+	$(PYTHON) -m pytest
+
+check: setup
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+clean:
+	rm -rf .venv demo

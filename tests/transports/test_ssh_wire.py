@@ -1,0 +1,116 @@
+"""The byte line below SSH: buffers, stalls, and children that end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import paramiko
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paramiko.buffered_pipe import PipeTimeout
+
+from p2v.transports import ssh_wire
+from p2v.transports.ssh_wire import ChunkPipe, ProxyLine, Wire, close_quietly, within
+
+
+@given(st.lists(st.binary(max_size=50)), st.lists(st.integers(1, 40)))
+def test_the_buffer_gives_what_it_took(pieces: list[bytes], sizes: list[int]) -> None:
+    pipe = ChunkPipe()
+    for piece in pieces:
+        pipe.feed(piece)
+    pipe.close()
+    out = b"".join(pipe.read(size) for size in sizes)
+    assert len(out) <= sum(sizes)
+    assert len(pipe) == len(b"".join(pieces)) - len(out)
+    assert pipe.read_ready() == (len(pipe) > 0)
+    assert out + pipe.empty() == b"".join(pieces)
+    assert pipe.read(1) == b""
+
+
+def test_a_read_waits_for_data_and_no_longer_than_asked() -> None:
+    pipe = ChunkPipe()
+    with pytest.raises(PipeTimeout):
+        pipe.read(1, 0.05)
+    threading.Timer(0.05, pipe.feed, [b"abc"]).start()
+    assert pipe.read(2, 5) == b"ab"
+    threading.Timer(0.05, pipe.close).start()
+    assert pipe.read(5, 5) == b"c"
+    assert pipe.read(5, 5) == b""
+
+
+def test_a_server_that_ignores_the_window_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_wire, "WINDOW", 1000)
+    pipe = ChunkPipe()
+    pipe.feed(bytes(2000))
+    with pytest.raises(paramiko.SSHException, match="more than was asked"):
+        pipe.feed(b"x")
+
+
+class Stuck:
+    """A socket whose peer takes nothing."""
+
+    def send(self, data: bytes) -> int:
+        raise TimeoutError
+
+    def recv(self, size: int) -> bytes:
+        raise TimeoutError
+
+    def settimeout(self, seconds: float | None) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_a_send_that_makes_no_progress_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_wire, "SEND_STALL_SECONDS", 0.05)
+    wire = Wire(Stuck())
+    with pytest.raises(TimeoutError):
+        wire.send(b"x")
+    time.sleep(0.1)
+    with pytest.raises(BrokenPipeError):
+        wire.send(b"x")
+
+
+def test_calls_without_a_limit_get_one() -> None:
+    with pytest.raises(TimeoutError):
+        within(0.05, lambda: time.sleep(1))
+    with pytest.raises(ZeroDivisionError):
+        within(1, lambda: 1 / 0)
+    assert within(1, lambda: "done") == "done"
+    assert close_quietly(lambda: 1 / 0)
+
+
+def test_the_end_of_a_proxy_command_is_noticed_and_nothing_is_left_of_it() -> None:
+    line = ProxyLine("sh -c 'cat; echo bye >&2; exit 2'")
+    line.settimeout(5)
+    child = line._child
+    assert line.send(b"hello") == 5
+    assert line.recv(100) == b"hello"
+    line.close()
+    assert child.returncode is not None
+    ended = ProxyLine("echo bye >&2")
+    ended.settimeout(5)
+    while True:
+        try:
+            assert ended.recv(10) == b""
+            break
+        except TimeoutError:
+            continue
+    ended.close()
+    assert not Path(f"/proc/{ended._child.pid}").exists()
+
+
+def send_on(line: ProxyLine) -> NoReturn:
+    while True:
+        line.send(bytes(65536))
+
+
+def test_a_proxy_command_that_takes_nothing_does_not_block() -> None:
+    line = ProxyLine("sleep 30")
+    line.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        send_on(line)
+    line.close()
