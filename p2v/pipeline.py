@@ -7,6 +7,7 @@ Each room takes finished values and returns one new frozen value; what a killed 
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,6 +81,9 @@ def _carry_out(run: Run, plan: Plan, source: Source, house: House) -> Receipt:
         made = rooms.Made(images, stats, conversion, vm, files, proof, unit.commit())
         receipt = rooms.receipt(run, plan, made)
         run.write_receipt(receipt)
+        run.log.info(
+            "finished; peak memory of p2v: %d KiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        )
     return receipt
 
 

@@ -42,8 +42,11 @@ LOCK_NAME = ".lock"
 FILE_LIMIT = 64 * 1024 * 1024
 """Bytes of a journal or receipt; a larger file is not ours."""
 
+PASSABLE = 0o711
+"""Mode of a run directory: a hypervisor's own user must come through to an image that it is given."""
+
 PRIVATE = 0o700
-"""Mode of a run directory: it holds whole disks, password files included."""
+"""Mode of what only its owner needs: captures hold whole disks, password files included."""
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
@@ -115,19 +118,22 @@ class Run:
 
     @property
     def capture_dir(self) -> Path:
-        return self._folder("capture")
+        return self._folder("capture", mode=PRIVATE)
 
     def vm_dir(self, target: str) -> Path:
         """Where a target's images and configuration go. Raises UsageError for a name that is none."""
         return self._folder("vm", check_name(target, what="target"))
 
     def proof_dir(self, target: str) -> Path:
-        return self._folder("proof", check_name(target, what="target"))
+        return self._folder("proof", check_name(target, what="target"), mode=PRIVATE)
 
-    def _folder(self, *parts: str) -> Path:
+    def _folder(self, *parts: str, mode: int = PASSABLE) -> Path:
+        """A folder of the run, made with its parents; `mode` is for the last of them."""
         folder = self.path.joinpath(*parts)
         with _disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            for parent in reversed(folder.relative_to(self.path).parents[:-1]):
+                (self.path / parent).mkdir(mode=PASSABLE, exist_ok=True)
+            folder.mkdir(mode=mode, exist_ok=True)
         return folder
 
     def done(self, step: str) -> Step | None:
@@ -328,9 +334,9 @@ def _make_directory(path: Path, journal: Journal) -> None:
     content = to_json(JOURNAL, journal)
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.mkdir(mode=PRIVATE)
+        unfinished.mkdir(mode=PASSABLE)
         try:
-            (unfinished / "capture").mkdir()
+            (unfinished / "capture").mkdir(mode=PRIVATE)
             write_atomically(unfinished / JOURNAL_NAME, content)
             # Where somebody else was faster, their directory is not empty, and the rename fails.
             with contextlib.suppress(FileExistsError):

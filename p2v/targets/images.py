@@ -37,6 +37,8 @@ def write_image(overlay: Path, image: Path, image_format: ImageFormat) -> Image:
     convert = [_qemu_img(), "convert", *formats, str(overlay), str(unfinished)]
     command.check(convert, timeout=CONVERT_SECONDS, reason=f"write {image}")
     _compare(overlay, unfinished, image_format)
+    # It holds a whole disk, password files included; a hypervisor takes the file over when it starts.
+    unfinished.chmod(0o600)
     size = unfinished.stat().st_size
     digest = _sha256(unfinished)
     _sync(unfinished)

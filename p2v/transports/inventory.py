@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from conversions import family_of
+from conversions.os_release import read_os_release
 from p2v.errors import TransportError
 from p2v.model import Disk, Firmware, Machine, MiB, Nic, OperatingSystem
 from p2v.transports.base import Mount, Survey
@@ -90,13 +89,17 @@ def _machine(facts: Facts) -> Machine:
         memory=facts.memory,
         disks=tuple(_disk(disk) for disk in facts.disks if disk.size >= SMALLEST_DISK and not disk.removable),
         nics=tuple(_nics(facts)),
-        os=parse_os_release(facts.os_release, architecture=facts.architecture, machine_id=facts.machine_id),
+        os=_system(facts),
         vendor=facts.vendor,
         product=facts.product,
         uuid="" if uuid in (*EMPTY_UUIDS, PLACEHOLDER_UUID) else uuid,
         kernel=facts.kernel,
         live=True,
     )
+
+
+def _system(facts: Facts) -> OperatingSystem | None:
+    return read_os_release(facts.os_release, architecture=facts.architecture, machine_id=facts.machine_id)
 
 
 def _disk(facts: _DiskFacts) -> Disk:
@@ -163,29 +166,3 @@ def _mounts(facts: Facts) -> Iterator[Mount]:
 
 def _swap_line(line: str) -> str:
     return (line.split() or [""])[0] + " [swap]"
-
-
-def parse_os_release(text: str, *, architecture: str, machine_id: str) -> OperatingSystem | None:
-    """os-release(5); None where there is no ID in it."""
-    fields: dict[str, str] = {}
-    for line in text.splitlines():
-        name, equals, value = line.partition("=")
-        if equals and re.fullmatch(r"[A-Z0-9_]+", name):
-            fields[name] = _unquote(value)
-    if not fields.get("ID"):
-        return None
-    return OperatingSystem(
-        id=fields["ID"].lower(),
-        version=fields.get("VERSION_ID", ""),
-        name=fields.get("PRETTY_NAME", fields["ID"]),
-        family=family_of(fields["ID"], fields.get("ID_LIKE", "")),
-        architecture=architecture,
-        machine_id=machine_id,
-    )
-
-
-def _unquote(value: str) -> str:
-    try:
-        return " ".join(shlex.split(value))[:200]
-    except ValueError:
-        return ""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fixtures.build import SPECS, build
 from p2v import command
 from p2v.accelerator import Accelerator
 from p2v.errors import TargetError
@@ -85,8 +87,6 @@ def boot(tmp_path: Path) -> Callable[..., Proof]:
 def test_every_kind_of_device_boots(
     bus: DiskBus, nic: NicModel, tmp_path: Path, boot: Callable[..., Proof]
 ) -> None:
-    if bus is DiskBus.LSI_SAS:
-        pytest.skip("SeaBIOS has no driver for mptsas1068")
     boot_disk(tmp_path / "a.raw", show("\r\nDebian GNU/Linux 12 metal12 tty1\r\n\r\nmetal12 login: "))
     result = boot(machine("a.raw", bus=bus, nic=nic))
     assert (result.verdict, result.hostname) == (Verdict.BOOTED, "metal12")
@@ -168,6 +168,40 @@ def test_no_emulator_survives(tmp_path: Path, boot: Callable[..., Proof]) -> Non
     boot_disk(tmp_path / "a.raw", show("metal12 login: "))
     boot(machine("a.raw"))
     assert not [line for line in running() if str(tmp_path) in line]
+
+
+@pytest.fixture(scope="module")
+def debian() -> Path:
+    """A Debian whose initramfs knows only AHCI, with no serial console: all must be read off the screen."""
+    need_tools("mmdebstrap", "mke2fs", "sfdisk")
+    if os.geteuid() != 0:
+        pytest.skip("building the disk needs root")
+    return build(SPECS["debian12-bios"]).image
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(
+    ("bus", "nic", "verdict", "evidence"),
+    [
+        (DiskBus.SATA, NicModel.E1000E, Verdict.BOOTED, "metal12 login:"),
+        (DiskBus.VIRTIO_BLK, NicModel.VIRTIO, Verdict.INITRAMFS_SHELL, "/dev/sda1 does not exist"),
+    ],
+)
+def test_debian_that_was_not_converted(
+    bus: DiskBus, nic: NicModel, verdict: Verdict, evidence: str, debian: Path, tmp_path: Path
+) -> None:
+    before = debian.stat()
+    result = prove(
+        machine(debian.name, bus=bus, nic=nic),
+        debian.parent,
+        tmp_path,
+        accelerator=Accelerator.TCG,
+        timeout=600,
+        ui=UI(stderr=io.StringIO()),
+    )
+    assert result.verdict is verdict
+    assert evidence in result.evidence
+    assert (debian.stat().st_mtime_ns, debian.stat().st_blocks) == (before.st_mtime_ns, before.st_blocks)
 
 
 def running() -> Iterator[str]:
