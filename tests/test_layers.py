@@ -25,6 +25,7 @@ LAYERS = (
     {"p2v.doctor"},
     {"p2v.report"},
     {"p2v.cli"},
+    {"p2v.__main__"},
 )  # fmt: skip
 """Lowest first. A unit imports from lower layers and from itself, never from its neighbours."""
 

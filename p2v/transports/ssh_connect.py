@@ -17,15 +17,8 @@ from p2v.errors import TransportError
 from p2v.transports.host_keys import HostKey, check_host_key, known_kinds, read_known_hosts
 from p2v.transports.ssh_auth import authenticate, printable
 from p2v.transports.ssh_config import Hop, SshAddress, SshOptions, route
-from p2v.transports.ssh_wire import (
-    ProxyLine,
-    Wire,
-    WireTransport,
-    close_quietly,
-    quiet_paramiko,
-    shut,
-    tune_socket,
-)
+from p2v.transports.ssh_paramiko import WireTransport, quiet_paramiko, shut
+from p2v.transports.ssh_wire import ProxyLine, Wire, close_quietly, tune_socket
 
 
 @dataclass(frozen=True, slots=True)

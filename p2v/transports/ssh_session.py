@@ -15,8 +15,9 @@ from p2v.model import MiB
 from p2v.transports.ssh_auth import printable
 from p2v.transports.ssh_config import HostKeyPolicy, SshAddress, SshOptions, parse_address
 from p2v.transports.ssh_connect import Connection, connect
+from p2v.transports.ssh_paramiko import shut
 from p2v.transports.ssh_stream import BROKEN, STALL_SECONDS, Stream
-from p2v.transports.ssh_wire import close_quietly, shut, start_thread, within
+from p2v.transports.ssh_wire import close_quietly, start_thread, within
 
 __all__ = (
     "CommandResult",

@@ -1,60 +1,29 @@
-"""Below the SSH session: the byte line to a server, and paramiko tuned for moving disks.
+"""The byte line below an SSH connection: a socket, a channel through a jump host, or a proxy command.
 
-Four things differ from plain paramiko, each for a measured or met reason: AES-GCM and larger windows and
-packets, a receive buffer that does not move its whole content for each read, rare key renewals that cannot
-lock up, and a line that gives up where paramiko waits for ever.
+Each gives up where paramiko would wait for ever; so do the helpers that put a limit on calls without one.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import select
 import shlex
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
 import paramiko
-from paramiko.buffered_pipe import PipeTimeout
-from paramiko.message import Message
-from paramiko.packet import Packetizer
 
 from p2v import command
-from p2v.model import GiB, KiB, MiB
-
-WINDOW = 16 * MiB
-PACKET = 256 * KiB
-# Far below what RFC 4344 section 3.2 and RFC 5647 allow for AES. paramiko renews keys every 512 MiB.
-REKEY_BYTES = 4 * GiB
 
 SEND_STALL_SECONDS = 60.0
 CLOSE_SECONDS = 3.0
 PROXY_WORDS = 2000
 
-# Without CBC and 3DES, which paramiko would still offer.
-CIPHERS = (
-    "aes128-gcm@openssh.com",
-    "aes256-gcm@openssh.com",
-    "aes128-ctr",
-    "aes256-ctr",
-    "aes192-ctr",
-)
-
 T = TypeVar("T")
-
-
-def quiet_paramiko() -> None:
-    """Nothing of paramiko's own log may reach the terminal; what matters of it is in our errors."""
-    logger = logging.getLogger("paramiko")
-    if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
-        logger.addHandler(logging.NullHandler())
-    logger.propagate = False
 
 
 def start_thread(call: Callable[[], T]) -> Future[T]:
@@ -203,138 +172,3 @@ class ProxyLine:
 
     def close(self) -> None:
         command.stop(self._child)
-
-
-class ChunkPipe:
-    """Received data as the pieces it came in; stands in for paramiko's `BufferedPipe`.
-
-    paramiko's own buffer is one array, moved to the front at each read: a large window makes it slow. It also
-    takes whatever is sent; here a server that ignores the window is cut off.
-    """
-
-    def __init__(self) -> None:
-        self._ready = threading.Condition()
-        self._chunks: deque[bytes] = deque()
-        self._first_at = 0
-        self._size = 0
-        self._ended = False
-
-    def feed(self, data: bytes | str) -> None:
-        piece = data.encode() if isinstance(data, str) else data
-        with self._ready:
-            if self._size + len(piece) > 2 * WINDOW:
-                raise paramiko.SSHException("The server sends more than was asked for")
-            if piece:
-                self._chunks.append(piece)
-                self._size += len(piece)
-                self._ready.notify_all()
-
-    def read_ready(self) -> bool:
-        with self._ready:
-            return self._size > 0
-
-    def read(self, nbytes: int, timeout: float | None = None) -> bytes:
-        """At most `nbytes`, at least one; empty at the end of the data. Raises PipeTimeout."""
-        with self._ready:
-            if not self._ready.wait_for(lambda: self._size > 0 or self._ended, timeout):
-                raise PipeTimeout
-            return self._take(nbytes) if self._size else b""
-
-    def _take(self, nbytes: int) -> bytes:
-        first = self._chunks[0]
-        piece = first[self._first_at : self._first_at + nbytes]
-        self._first_at += len(piece)
-        self._size -= len(piece)
-        if self._first_at == len(first):
-            self._chunks.popleft()
-            self._first_at = 0
-        return piece
-
-    def empty(self) -> bytes:
-        with self._ready:
-            pieces = []
-            while self._size:
-                pieces.append(self._take(self._size))
-            return b"".join(pieces)
-
-    def close(self) -> None:
-        with self._ready:
-            self._ended = True
-            self._ready.notify_all()
-
-    def __len__(self) -> int:
-        with self._ready:
-            return self._size
-
-
-class Packets(Packetizer):
-    REKEY_BYTES = REKEY_BYTES
-
-
-class WireTransport(paramiko.Transport):
-    """One SSH connection, tuned. Compression stays off: the reader compresses what compresses."""
-
-    def __init__(self, wire: Wire) -> None:
-        # Before the base class: it stores bound methods in its table of handlers.
-        self._held: list[Message] = []
-        super().__init__(
-            wire,  # type: ignore[arg-type]
-            default_window_size=WINDOW,
-            default_max_packet_size=PACKET,
-            packetizer_class=Packets,
-        )
-        options = self.get_security_options()
-        options.ciphers = tuple(name for name in CIPHERS if name in options.ciphers)
-        options.compression = ("none",)
-
-    @property
-    def cipher(self) -> str:
-        """The negotiated cipher of what comes in."""
-        return str(self.remote_cipher)  # type: ignore[attr-defined]
-
-    def prefer_key_kinds(self, kinds: tuple[str, ...]) -> None:
-        """Ask first for the host key types (`ssh-rsa`, …) that the server is known by."""
-        options = self.get_security_options()
-        names = tuple(options.key_types)
-        first = [name for name in names if key_kind(name) in kinds]
-        options.key_types = (*first, *(name for name in names if name not in first))
-
-    def _send_user_message(self, data: Message) -> None:
-        # While keys are renewed, user messages wait. paramiko lets its own reading thread wait too (when it
-        # answers the close of a channel), and then nobody is left to finish the renewal.
-        if threading.current_thread() is self and not self.clear_to_send.is_set():
-            self._held.append(data)
-        else:
-            super()._send_user_message(data)  # type: ignore[misc]
-
-    def _parse_channel_open_success(self, m: Message) -> None:
-        # On the thread that receives, before the channel can: a server behind a jump host talks first.
-        for channel in self._channels.values():  # type: ignore[attr-defined]
-            use_chunks(channel)
-        super()._parse_channel_open_success(m)  # type: ignore[misc]
-
-    def _parse_newkeys(self, m: Message) -> None:
-        super()._parse_newkeys(m)  # type: ignore[misc]
-        held, self._held = self._held, []
-        for message in held:
-            self._send_user_message(message)
-
-
-def key_kind(algorithm: str) -> str:
-    """The key type of a signature algorithm: all of RSA's use `ssh-rsa` keys (RFC 8332 section 3)."""
-    return "ssh-rsa" if algorithm.startswith("rsa-sha2-") else algorithm
-
-
-def use_chunks(channel: paramiko.Channel) -> None:
-    """Give a channel our receive buffers, unless it has them."""
-    if not isinstance(channel.in_buffer, ChunkPipe):
-        channel.in_buffer = ChunkPipe()  # type: ignore[assignment]
-        channel.in_stderr_buffer = ChunkPipe()  # type: ignore[assignment]
-
-
-def shut(transport: paramiko.Transport) -> None:
-    """End a connection, whatever state it is in, in bounded time."""
-    # A handshake that failed leaves a timer thread behind, for which the process would wait at its end.
-    with contextlib.suppress(Exception):
-        transport.packetizer.complete_handshake()
-    close_quietly(transport.close)

@@ -12,18 +12,36 @@ from p2v.transports.inventory import parse_inventory
 DISK = {
     "name": "sda", "size": 4 * GiB, "sector_size": 512, "removable": False, "model": "ACME", "serial": "S1",
     "wwn": "0x5002", "links": ["/dev/disk/by-path/pci-0", "/dev/disk/by-id/ata-ACME_S1"],
-    "partitions": [{"name": "sda1", "number": 1, "start": MiB}, {"name": "sda5", "number": 5, "start": GiB}],
+    "partitions": [
+        {"name": "sda1", "number": 1, "start": MiB},
+        {"name": "sda5", "number": 5, "start": GiB},
+    ],
 }  # fmt: skip
+MOUNTS = """\
+/dev/sda1 / ext4 rw 0 0
+proc /proc proc rw 0 0
+/dev/sda1 /bind ext4 rw 0 0
+/dev/sda9 /x ext4 rw 0 0
+"""
+ADDRESSES = """\
+2: eno1    inet 10.0.0.5/24 brd 10.0.0.255 scope global eno1
+2: eno1    inet6 fe80::1/64 scope link
+2: eno1    inet6 2001:db8::5/64 scope global
+3: eno10    inet 10.9.9.9/24 scope global
+"""
 FACTS: dict[str, Any] = {
-    "hostname": "web01", "kernel": "6.1.0", "architecture": "x86_64", "cpus": 2, "memory": 4 * GiB, "uefi": True,
+    "hostname": "web01", "kernel": "6.1.0", "architecture": "x86_64", "cpus": 2, "memory": 4 * GiB,
+    "uefi": True, "machine_id": "ab" * 16, "vendor": "ACME", "product": "R1",
+    "uuid": "6A1F2F10-9D3C-11E6-8F4B-001B213A4F15", "hypervisor": False, "cmdline": "",
     "os_release": 'ID=ubuntu\nID_LIKE="debian"\nPRETTY_NAME="Ubuntu 24.04"\nVERSION_ID="24.04"\n',
-    "machine_id": "ab" * 16, "vendor": "ACME", "product": "R1", "uuid": "6A1F2F10-9D3C-11E6-8F4B-001B213A4F15",
-    "hypervisor": False, "cmdline": "", "disks": [DISK],
-    "nics": [{"name": "eno1", "mac": "00:1B:21:3A:4F:15", "driver": "igb"}, {"name": "ib0", "mac": "80:00:00", "driver": "mlx"}],
-    "mounts": "/dev/sda1 / ext4 rw 0 0\nproc /proc proc rw 0 0\n/dev/sda1 /bind ext4 rw 0 0\n/dev/sda9 /x ext4 rw 0 0\n",
+    "disks": [DISK],
+    "nics": [
+        {"name": "eno1", "mac": "00:1B:21:3A:4F:15", "driver": "igb"},
+        {"name": "ib0", "mac": "80:00:00", "driver": "mlx"},
+    ],
+    "mounts": MOUNTS,
     "swaps": "Filename Type Size Used Priority\n/dev/sda5 partition 100 0 -2\n",
-    "addresses": "2: eno1    inet 10.0.0.5/24 brd 10.0.0.255 scope global eno1\n2: eno1    inet6 fe80::1/64 scope link\n"
-    "2: eno1    inet6 2001:db8::5/64 scope global\n3: eno10    inet 10.9.9.9/24 scope global\n",
+    "addresses": ADDRESSES,
     "routes": "Iface\tDestination\tGateway\neno1\t00000000\t0100000A\t0003\n",
 }  # fmt: skip
 

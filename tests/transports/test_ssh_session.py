@@ -24,7 +24,7 @@ from paramiko.message import Message
 from p2v import command
 from p2v.errors import ConnectionLost, TransportError
 from p2v.model import MiB
-from p2v.transports import ssh_wire
+from p2v.transports import ssh_paramiko, ssh_wire
 from p2v.transports.ssh_session import HostKeyPolicy, SshAddress, SshOptions, SshSession, Stream, open_session
 from tests.sshd import Sshd, fingerprint, free_port, make_key, need, private_sshd, public_key
 from tests.transports.fake_ssh import listening
@@ -171,14 +171,14 @@ def test_a_stream_echoes_64_mib_to_a_reader_beside_the_writer(session: SshSessio
 def test_keys_are_renewed_under_way_with_commands_beside(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk needs many renewals; a channel that closes during one must not lock the connection up."""
     renewals: list[Message] = []
-    renew = ssh_wire.WireTransport._parse_newkeys
+    renew = ssh_paramiko.WireTransport._parse_newkeys
 
-    def count(transport: ssh_wire.WireTransport, m: Message) -> None:
+    def count(transport: ssh_paramiko.WireTransport, m: Message) -> None:
         renewals.append(m)
         renew(transport, m)
 
-    monkeypatch.setattr(ssh_wire.Packets, "REKEY_BYTES", MiB)
-    monkeypatch.setattr(ssh_wire.WireTransport, "_parse_newkeys", count)
+    monkeypatch.setattr(ssh_paramiko.Packets, "REKEY_BYTES", MiB)
+    monkeypatch.setattr(ssh_paramiko.WireTransport, "_parse_newkeys", count)
     with open_session(address(sshd), options(sshd)) as session, bounded(25):
         for _ in range(12):
             assert len(session.run("head -c 1000000 /dev/zero", timeout=20).stdout) == 1000000
@@ -187,6 +187,39 @@ def test_keys_are_renewed_under_way_with_commands_beside(sshd: Sshd, monkeypatch
                 stream.readinto(memoryview(bytearray(1000000)))
                 assert session.run("echo on", timeout=10).stdout == b"on\n"
     assert len(renewals) > 10
+
+
+@pytest.mark.ssh
+def test_commands_that_end_while_we_write_do_not_end_the_connection(session: SshSession) -> None:
+    """OpenSSH hangs up on data for a channel whose close we have answered."""
+    for _ in range(40):
+        with session.open_stream("head -c 100000 >/dev/null") as stream, pytest.raises(ConnectionLost):
+            write_on(stream)
+    assert session.run("echo on", timeout=10).stdout == b"on\n"
+
+
+@pytest.mark.ssh
+def test_a_message_for_a_channel_that_is_closed_is_dropped_and_one_for_its_next_life_is_not(
+    sshd: Sshd,
+) -> None:
+    def message(kind: int, channel: int) -> Message:
+        built = Message()
+        built.add_byte(bytes([kind]))
+        built.add_int(channel)
+        return built
+
+    with open_session(address(sshd), options(sshd)) as session:
+        for _ in range(3):  # sshd gives its number 0 anew each time
+            with session.open_stream("cat") as stream:
+                stream.write(b"abc")
+                buffer = bytearray(3)
+                stream.readinto(memoryview(buffer))
+                assert buffer == b"abc"
+                stream.finish_writing()
+                assert stream.wait(5) == 0
+            for end_of_data in (96, 96):
+                session._transport._send_user_message(message(end_of_data, 0))
+        assert session.run("echo on", timeout=10).stdout == b"on\n"
 
 
 @pytest.mark.ssh

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paramiko.buffered_pipe import PipeTimeout
 
-from p2v.transports import ssh_wire
-from p2v.transports.ssh_wire import ChunkPipe, ProxyLine, Wire, close_quietly, within
+from p2v.transports import ssh_paramiko, ssh_wire
+from p2v.transports.ssh_paramiko import ChunkPipe
+from p2v.transports.ssh_wire import ProxyLine, Wire, close_quietly, within
 
 
 @given(st.lists(st.binary(max_size=50)), st.lists(st.integers(1, 40)))
@@ -43,7 +44,7 @@ def test_a_read_waits_for_data_and_no_longer_than_asked() -> None:
 
 
 def test_a_server_that_ignores_the_window_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh_wire, "WINDOW", 1000)
+    monkeypatch.setattr(ssh_paramiko, "WINDOW", 1000)
     pipe = ChunkPipe()
     pipe.feed(bytes(2000))
     with pytest.raises(paramiko.SSHException, match="more than was asked"):
