@@ -53,5 +53,5 @@ def convert(
     served = ", ".join(family.name for family in FAMILIES)
     raise GuestError(
         f"{system} is not a system that p2v can convert (families: {served})",
-        hint="The capture is complete and can be converted by other means; p2v capture SOURCE keeps it alone",
+        hint="The capture is complete: its images can be converted by other means",
     )

@@ -46,7 +46,7 @@ class GuestFiles(Protocol):
         """Rename a file inside the guest, replacing what is there."""
 
     def run(self, argv: Sequence[str]) -> str:
-        """Run the guest's own program inside the guest. Raises GuestError with what it said where it fails."""
+        """Run the guest's own program inside the guest. Raises GuestError with what it said."""
 
     def free_space(self, path: str) -> int:
         """Bytes free on the filesystem that holds `path`."""

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from conversions import family_of
 from conversions.devices import DeviceNames, device_names
 from conversions.fstab import Mount, mounts
+from conversions.os_release import read_os_release
 from p2v.errors import GuestError
 from p2v.guest import Access, Guest
 from p2v.model import Machine, OperatingSystem
@@ -22,7 +22,6 @@ OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 OWN_MOUNTS = ("/usr", "/var", "/boot", "/boot/efi")
 """What a conversion touches, parents first."""
 SMALL = 64 * 1024
-ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]{0,63})=(.{0,512})")
 IDENTIFIER = re.compile(r"[0-9A-Za-z-]{4,64}")
 SUBVOLUME = re.compile(r"subvol(?:id)?=[\w@./-]{1,200}")
 ELF_MACHINES = ((0x3E, "x86_64"), (0x03, "i686"), (0xB7, "aarch64"), (0x28, "armv7l"), (0x15, "ppc64le"))
@@ -71,28 +70,8 @@ def operating_system(guest: Guest) -> OperatingSystem | None:
     path = next((path for path in OS_RELEASE if guest.exists(path)), "")
     if not path:
         return None
-    values = dict(parse_os_release(guest.read(path, limit=SMALL).decode("utf-8", "replace")))
-    os_id = values.get("ID", "linux").lower()
-    return OperatingSystem(
-        id=os_id,
-        version=values.get("VERSION_ID", ""),
-        name=values.get("PRETTY_NAME", "") or os_id,
-        family=family_of(os_id, values.get("ID_LIKE", "")),
-        architecture=_architecture(guest),
-        machine_id=_machine_id(guest),
-    )
-
-
-def parse_os_release(text: str) -> tuple[tuple[str, str], ...]:
-    """Names and values of an os-release, quotes removed, nothing expanded."""
-    found = (ASSIGNMENT.fullmatch(line.strip()) for line in text.splitlines()[:200])
-    return tuple((match[1], _unquote(match[2])) for match in found if match)
-
-
-def _unquote(value: str) -> str:
-    quoted = len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'"
-    plain = re.sub(r"\\([\"'$`\\])", r"\1", value[1:-1] if quoted else value)
-    return "".join(char for char in plain if char.isprintable())
+    text = guest.read(path, limit=SMALL).decode("utf-8", "replace")
+    return read_os_release(text, architecture=_architecture(guest), machine_id=_machine_id(guest))
 
 
 def _known_root(guest: Guest, machine: Machine) -> Root | None:
@@ -143,7 +122,7 @@ def _no_root(guest: Guest) -> GuestError:
     listed = ", ".join(f"{device}: {kind}" for device, kind in found) or "nothing"
     return GuestError(
         f"No operating system was found on the disks ({listed[:400]})",
-        hint="A disk of data alone is kept by: p2v capture SOURCE --output DIR",
+        hint="Was a disk left out? p2v scan shows what is on each",
     )
 
 

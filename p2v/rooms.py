@@ -144,6 +144,9 @@ def _capture_one(run: Run, planned: PlannedDisk, source: Source, house: House) -
     name = planned.image_name
     files = ImageFiles(run.capture_dir / f"{name}.raw", run.capture_dir / f"{name}.digest")
     disk = planned.disk
+    if files.image.exists():
+        # Verified by an earlier try, which was ended while it copied another disk.
+        return _seal(files, digests.read_table(files.digest, disk.size)), CaptureStats(disk.size)
     with source.transport().open_disk(disk) as device:
         used = disk_map(device, disk)
         if device.size != disk.size:
@@ -154,11 +157,15 @@ def _capture_one(run: Run, planned: PlannedDisk, source: Source, house: House) -
     with house.ui.phase(f"Reading back {name}", used.data_size) as phase:
         _verify(run, files, captured.table, phase.advance)
     write_atomically(files.digest, captured.table.to_bytes())
-    files.partial_image.chmod(0o400)
     files.partial_image.rename(files.image)
+    return _seal(files, captured.table), captured.stats
+
+
+def _seal(files: ImageFiles, table: digests.DigestTable) -> Image:
+    """From here on the image has its final name and is never written again."""
+    files.image.chmod(0o400)
     files.journal.unlink(missing_ok=True)
-    image = Image(f"capture/{files.image.name}", ImageFormat.RAW, disk.size, captured.table.summary)
-    return image, captured.stats
+    return Image(f"capture/{files.image.name}", ImageFormat.RAW, table.size, table.summary)
 
 
 def _verify(run: Run, files: ImageFiles, table: digests.DigestTable, progress: Progress) -> None:

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conversions.os_release import assignments
 from p2v.accelerator import Accelerator
 from p2v.command import check
 from p2v.errors import GuestError, TargetError
 from p2v.guest import Access, Guest, GuestDisk, open_guest
-from p2v.guest_inspect import find_roots, mount_root, operating_system, parse_os_release
+from p2v.guest_inspect import find_roots, mount_root, operating_system
 from p2v.model import Disk, Filesystem, Firmware, GiB, ImageFormat, Machine, MiB, Partition
 from tests.conftest import need_tools
 
@@ -28,14 +29,14 @@ SIZE = 64 * MiB
 
 @given(st.text(max_size=400))
 def test_any_os_release_is_survived(text: str) -> None:
-    for name, value in parse_os_release(text):
+    for name, value in assignments(text):
         assert name.isascii()
         assert value.isprintable() or not value
 
 
 def test_os_release_is_parsed_not_run() -> None:
     text = 'ID=debian\nPRETTY_NAME="Debian \\"12\\" $(reboot)"\n# ID=no\nVERSION_ID=\'12\'\nbad line\n'
-    assert dict(parse_os_release(text)) == {
+    assert dict(assignments(text)) == {
         "ID": "debian",
         "PRETTY_NAME": 'Debian "12" $(reboot)',
         "VERSION_ID": "12",

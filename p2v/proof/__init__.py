@@ -17,7 +17,7 @@ from p2v.proof.picture import Picture, to_png
 from p2v.proof.qemu import Emulator, EmulatorError, boot
 from p2v.proof.qmp import QmpError
 from p2v.proof.screen import read_screen
-from p2v.proof.verdict import Judgement, Seen, judge, judge_timeout
+from p2v.proof.verdict import Judgement, Seen, failed_units, judge, judge_timeout, with_failures
 from p2v.ui import UI
 
 __all__ = ["ISOLATED", "Emulator", "EmulatorError", "Forward", "NetworkAccess", "boot", "prove"]
@@ -106,6 +106,7 @@ class Watch:
         self._screen_at = 0.0
         self._read_from = 0
         self._restarts = 0
+        self._failed: dict[str, None] = {}
 
     def run(self) -> Outcome:
         judgement: Judgement | None = None
@@ -128,6 +129,8 @@ class Watch:
         if time.monotonic() - self._screen_at >= SCREEN_POLL_SECONDS:
             self._screen_at = time.monotonic()
             self._screen = read_screen(self._emulator.picture())
+            # The login prompt clears the screen, so what failed before it must be remembered.
+            self._failed.update(dict.fromkeys(failed_units(self._screen)))
         status = self._emulator.status()
         return Seen(
             serial=_text(self._emulator.serial()[self._read_from :]),
@@ -144,6 +147,7 @@ class Watch:
         self._restarts += 1
         self._read_from = len(self._emulator.serial())
         self._screen, self._screen_at = "", time.monotonic()
+        self._failed.clear()
         try:
             self._emulator.restart()
         except QmpError:
@@ -156,6 +160,7 @@ class Watch:
         return "the guest turned itself off without a login prompt"
 
     def _end(self, judgement: Judgement) -> Outcome:
+        judgement = with_failures(judgement, tuple(self._failed))
         return Outcome(judgement, self._emulator.serial(), self._emulator.picture())
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,7 +78,7 @@ class Scratch:
 class Emulator:
     """One running machine. Everything that it shows is hostile text of bounded length."""
 
-    def __init__(self, child: subprocess.Popen[bytes], qmp: Qmp, scratch: Scratch) -> None:
+    def __init__(self, child: command.Child, qmp: Qmp, scratch: Scratch) -> None:
         self._child = child
         self._qmp = qmp
         self._scratch = scratch

@@ -7,7 +7,7 @@ prompt inside a log message proves nothing, and everything that is handed on is 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from p2v.model import Verdict
 
@@ -217,6 +217,13 @@ def failed_units(text: str) -> tuple[str, ...]:
     said = (match["unit"] for match in FAILED.finditer(text))
     named = (unit[1] if (unit := UNIT.match(what)) else what for what in said)
     return tuple(dict.fromkeys(short(name) for name in named))[:MAX_FAILED_UNITS]
+
+
+def with_failures(judgement: Judgement, failed: tuple[str, ...]) -> Judgement:
+    """The judgement on a machine that showed these failed units at some time, maybe not any more."""
+    units = tuple(dict.fromkeys((*judgement.failed_units, *failed)))[:MAX_FAILED_UNITS]
+    verdict = Verdict.DEGRADED if units and judgement.verdict is Verdict.BOOTED else judgement.verdict
+    return replace(judgement, verdict=verdict, failed_units=units)
 
 
 def clean(text: str) -> str:

@@ -136,7 +136,7 @@ def handshake_error(
     if seconds >= hop.connect_timeout:
         return no_answer(hop)
     if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
-        return too_old(hop, error)
+        return nothing_in_common(hop, error)
     if not transport.remote_version.startswith("SSH-"):
         return TransportError(
             f"What answers at {hop.place} is not an SSH server", hint="Check the port: ssh://HOST:PORT"
@@ -147,9 +147,11 @@ def handshake_error(
     )
 
 
-def too_old(hop: Hop, error: Exception) -> TransportError:
+def nothing_in_common(hop: Hop, error: Exception) -> TransportError:
+    said = str(error)
+    old = "Try: pip install 'paramiko<5', which still speaks the SHA-1 algorithms of systems from before 2014"
+    strict = "Add aes128-gcm@openssh.com to Ciphers in /etc/ssh/sshd_config on the source"
     return TransportError(
-        f"{hop.place} speaks only SSH algorithms that are not in use here: {printable(str(error))}",
-        hint="For a very old source, start p2v from a rescue system on it, "
-        "or install older algorithms here: pip install 'paramiko<4'",
+        f"{hop.place} and p2v have no SSH algorithm in common: {printable(said)}",
+        hint=strict if "cipher" in said else old,
     )

@@ -122,7 +122,8 @@ class Stream:
 
     def _stalled(self, verb: str) -> ConnectionLost:
         return ConnectionLost(
-            f"{self._place} {verb} nothing for {self._stall:.0f} s", hint=f"Check: ping {self._place}"
+            f"{self._place} {verb} nothing for {self._stall:.0f} s",
+            hint="Check the network between here and the source, then: p2v resume RUN",
         )
 
     def _lost(self) -> ConnectionLost:

@@ -181,18 +181,18 @@ def debian() -> Path:
 
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
-    ("bus", "nic", "verdict", "evidence"),
+    ("devices", "verdict", "evidence"),
     [
-        (DiskBus.SATA, NicModel.E1000E, Verdict.BOOTED, "metal12 login:"),
-        (DiskBus.VIRTIO_BLK, NicModel.VIRTIO, Verdict.INITRAMFS_SHELL, "/dev/sda1 does not exist"),
+        ((DiskBus.SATA, NicModel.E1000E), Verdict.BOOTED, "metal12 login:"),
+        ((DiskBus.VIRTIO_BLK, NicModel.VIRTIO), Verdict.INITRAMFS_SHELL, "/dev/sda1 does not exist"),
     ],
 )
 def test_debian_that_was_not_converted(
-    bus: DiskBus, nic: NicModel, verdict: Verdict, evidence: str, debian: Path, tmp_path: Path
+    devices: tuple[DiskBus, NicModel], verdict: Verdict, evidence: str, debian: Path, tmp_path: Path
 ) -> None:
     before = debian.stat()
     result = prove(
-        machine(debian.name, bus=bus, nic=nic),
+        machine(debian.name, bus=devices[0], nic=devices[1]),
         debian.parent,
         tmp_path,
         accelerator=Accelerator.TCG,

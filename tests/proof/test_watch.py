@@ -73,6 +73,16 @@ def test_unit_that_fails_while_settling_counts() -> None:
     assert (judgement.verdict, judgement.failed_units) == (Verdict.DEGRADED, ("late.service",))
 
 
+def test_failure_that_the_prompt_wiped_off_the_screen_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    screens = itertools.chain(
+        ["[FAILED] Failed to start early.service - Early."], itertools.repeat("metal12 login:")
+    )
+    monkeypatch.setattr(proof, "SCREEN_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(proof, "read_screen", lambda _: next(screens))
+    judgement = watch(Player((b"", "running")))
+    assert (judgement.verdict, judgement.failed_units) == (Verdict.DEGRADED, ("early.service",))
+
+
 def test_nothing_is_a_timeout() -> None:
     judgement = watch(Player((b"Loading Linux", "running")), timeout=0.1)
     assert judgement.verdict is Verdict.TIMEOUT

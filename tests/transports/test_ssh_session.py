@@ -552,6 +552,14 @@ def test_a_proxy_command_that_fails_is_quoted(tmp_path: Path, proxy: str) -> Non
     assert "no-way-through" in error.message
 
 
+@pytest.mark.ssh
+def test_a_server_without_a_common_cipher_is_explained(tmp_path: Path) -> None:
+    with private_sshd(tmp_path / "strict", extra=["Ciphers chacha20-poly1305@openssh.com"]) as strict:
+        error = refusal(address(strict), options(strict))
+    assert "no SSH algorithm in common" in error.message
+    assert "Ciphers" in error.hint
+
+
 def refused_by(port: int, *, host: str = "127.0.0.1", seconds: float = 15.0) -> TransportError:
     return refusal(SshAddress(host, port, "root"), SshOptions(config_file=NO_CONFIG, connect_timeout=seconds))
 
