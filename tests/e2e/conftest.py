@@ -45,6 +45,8 @@ class Converted:
     receipt: Receipt
     before: Facts
     scan: Answer
+    scan_sudo: Answer
+    scan_nobody: Answer
     convert: Answer
     again: Answer
 
@@ -75,16 +77,20 @@ def converted(
             metal.wait_for_ssh()
             known_hosts = folder / "known_hosts"
             known_hosts.write_text(metal.known_hosts_line + "\n")
-            source = f"ssh://root@127.0.0.1:{metal.port}"
+            place = f"127.0.0.1:{metal.port}"
+            source = f"ssh://root@{place}"
             login = ("--identity", str(disk.key), "--known-hosts", known_hosts)
             before = Facts(*(metal.ssh(command).strip() for command in IDENTITY))
             scan = p2v("scan", source, *login, "--json", home=home)
+            scan_sudo = p2v("scan", f"ssh://operator@{place}", *login, "--json", home=home)
+            scan_nobody = p2v("scan", f"ssh://nobodyelse@{place}", *login, home=home)
             job = (source, "--to", "libvirt", "--output", folder / "runs", "--prove", *login)
             first = p2v("convert", *job, "--json", home=home)
             assert first.code == 0, first.stderr
             again = p2v("convert", *job, "--json", home=home)
     receipt = RECEIPT.validate_json(first.stdout)
-    return Converted(folder / "runs" / "metal12", home, receipt, before, scan, first, again)
+    run = folder / "runs" / "metal12"
+    return Converted(run, home, receipt, before, scan, scan_sudo, scan_nobody, first, again)
 
 
 def sha256(path: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from fixtures.build import BuiltDisk
 from fixtures.metal import free_port
 from p2v import command
 from p2v.accelerator import Accelerator
+from p2v.errors import ExitCode
 from p2v.journal import RECEIPT
 from p2v.model import (
     Consistency,
@@ -48,6 +51,20 @@ def test_scan_shows_the_machine(converted: Converted) -> None:
     assert machine["memory"] == GiB
     assert machine["nics"][0]["addresses"][0] == "10.77.0.15/24"
     assert converted.scan.json()["estimate"]["rate"] > 0
+
+
+def test_sudo_is_as_good_as_root_and_neither_is_refused(converted: Converted) -> None:
+    assert converted.scan_sudo.code == 0, converted.scan_sudo.stderr
+    assert converted.scan_sudo.json()["machine"] == converted.scan.json()["machine"]
+    assert converted.scan_nobody.code == ExitCode.TRANSPORT
+    assert "sudo" in converted.scan_nobody.stderr
+    assert converted.scan_nobody.stdout == ""
+
+
+def test_memory_stays_small(converted: Converted) -> None:
+    log = (converted.folder / "log.jsonl").read_text()
+    (peak,) = re.findall(r"peak memory of p2v: (\d+) KiB", log)
+    assert 10_000 < int(peak) < 300 * 1024
 
 
 def test_the_proof_says_that_it_booted(converted: Converted) -> None:
@@ -153,8 +170,6 @@ def ssh_command(disk: BuiltDisk, port: int, folder: Path) -> list[str]:
 
 
 def _ask(login: list[str], words: tuple[str, ...]) -> str:
-    import shlex
-
     return command.check([*login, shlex.join(words)], timeout=120, reason="ask the machine").strip()
 
 
