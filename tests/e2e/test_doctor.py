@@ -26,8 +26,8 @@ def test_a_machine_that_is_set_up_is_fit(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.command, "find_tool", lambda name: None)
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("p2v.command.find_tool", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     checks = (*doctor._tools(), *doctor._libraries())
     by_name = {check.name: check for check in checks}
     assert by_name["qemu-img"].state is doctor.State.MISSING
