@@ -1,6 +1,7 @@
 """The copy engine: from a device into a sparse image, resumable at the block, and read back at the end.
 
     source ──requests in flight──► bounded queue ──► one writer: image block, then its digest in the journal
+                                                        └──► one flusher: onto the disk, every 128 MiB
 
 Memory is a handful of blocks, whatever the size of the disk.
 """
@@ -18,14 +19,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2v.disk import digests
-from p2v.disk.device import BlockData, BlockDevice, BlockRequest, FileDevice, digest_of_parts
+from p2v.disk.device import BlockData, BlockDevice, BlockRequest
 from p2v.disk.digests import DigestJournal, DigestTable
 from p2v.disk.extents import block_requests
+from p2v.disk.image_digests import ImageDigests, next_data
 from p2v.errors import TargetError, VerifyError
-from p2v.model import BLOCK_SIZE, CaptureStats, Extent
+from p2v.model import BLOCK_SIZE, CaptureStats, Extent, KiB, MiB
 
 QUEUE_BLOCKS = 6
 """Blocks between the line and the disk: enough to keep both busy, 24 MiB at the most."""
+
+FLUSH_BYTES = 128 * MiB
+"""Written to the image between two flushes; without them the last one waits for the whole image."""
+
+STEP = 64 * KiB
+"""Zeros are left as holes in steps of this size."""
+
+_ZEROS = bytearray(STEP)
 
 Progress = Callable[[int], None]
 
@@ -72,7 +82,8 @@ def capture_disk(
         progress(reused)
         with digests.open_journal(files.journal) as journal:
             wire, written = _copy_blocks(device, missing, handle, journal, progress)
-        os.fsync(handle)
+        with _disk_errors(files.partial_image):
+            os.fsync(handle)
     table = DigestTable(device.size)
     for index, digest in (kept | written).items():
         table[index] = digest
@@ -108,12 +119,13 @@ def _kept_blocks(
 ) -> dict[int, bytes]:
     """Blocks of an earlier try that are right here and unchanged there."""
     recorded = digests.read_journal(journal, device.size)
-    image = FileDevice(handle, size=device.size, sector_size=device.sector_size, name="image")
-    candidates = [
-        request
-        for request in requests
-        if request.index in recorded and _image_digest(image, request.index) == recorded[request.index]
-    ]
+    written = {request.index: request for request in requests if request.index in recorded}
+    # Not a list: the source digests its side while this side still does the same.
+    candidates = (
+        written[index]
+        for index, digest in ImageDigests(handle, device.size).of_blocks(written)
+        if digest == recorded[index]
+    )
     return {
         request.index: digest
         for request, digest in device.hash_blocks(candidates)
@@ -128,12 +140,6 @@ def _drop_stale(handle: int, journal: Path, requests: list[BlockRequest], size: 
         if index not in wanted:
             with _disk_errors("the image"):
                 os.pwrite(handle, bytes(digests.block_length(index, size)), index * BLOCK_SIZE)
-
-
-def _image_digest(image: FileDevice, index: int) -> bytes:
-    length = digests.block_length(index, image.size)
-    whole = BlockRequest(index, index * BLOCK_SIZE, length, ((0, length),))
-    return digest_of_parts(whole, [image.read(whole.offset, length)])
 
 
 def _copy_blocks(
@@ -169,7 +175,7 @@ def _writer(handle: int, journal: DigestJournal, progress: Progress) -> Iterator
             if errors:
                 continue  # drain, so that the reader never waits for a place in the queue
             try:
-                _write_block(handle, block)
+                flush(_write_block(handle, block))
                 journal.append(block.request.index, block.digest)
                 progress(block.request.data_size)
             except BaseException as error:
@@ -181,54 +187,101 @@ def _writer(handle: int, journal: DigestJournal, progress: Progress) -> Iterator
         blocks.put(block)
 
     thread = threading.Thread(target=work, name="image-writer", daemon=True)
-    thread.start()
-    try:
-        yield put
-    except _Failed:
-        pass
-    finally:
-        blocks.put(None)
-        thread.join()
+    with _flusher(handle, errors) as flush:
+        thread.start()
+        try:
+            yield put
+        except _Failed:
+            pass
+        finally:
+            blocks.put(None)
+            thread.join()
     if errors:
         raise errors[0]
 
 
-def _write_block(handle: int, block: BlockData) -> None:
-    """Write one block as a whole, zeros between its used parts included: an earlier try may have left other
-    bytes.
+@contextmanager
+def _flusher(handle: int, errors: list[BaseException]) -> Iterator[Callable[[int], None]]:
+    """One thread that brings the image onto the disk beside the copy, each time `FLUSH_BYTES` were written.
+
+    The kernel reports a failed write to one flush only, so an error here is an error of the copy.
     """
-    request = block.request
-    content = bytearray(request.length)
-    done = 0
-    for start, size in request.pairs:
-        content[start : start + size] = block.data[done : done + size]
-        done += size
-    with _disk_errors("the image"):
-        _write_sparse(handle, request, content)
+    wanted: queue.Queue[bool] = queue.Queue(1)
+    unflushed = 0
 
+    def work() -> None:
+        while wanted.get():
+            try:
+                with _disk_errors("the image"):
+                    os.fdatasync(handle)
+            except TargetError as error:
+                errors.append(error)
 
-def _write_sparse(handle: int, request: BlockRequest, content: bytearray) -> None:
-    """Leave what is zero on both sides as a hole, in steps of 64 KiB."""
-    step = 64 * 1024
-    with memoryview(content) as view:
-        for start in range(0, request.length, step):
-            piece = view[start : start + step]
-            offset = request.offset + start
-            if any(piece) or _has_data(handle, offset, len(piece)):
-                _write_all(handle, piece, offset)
+    def wrote(size: int) -> None:
+        nonlocal unflushed
+        unflushed += size
+        if unflushed > FLUSH_BYTES and wanted.empty():
+            wanted.put(True)
+            unflushed = 0
 
-
-def _has_data(handle: int, offset: int, length: int) -> bool:
+    thread = threading.Thread(target=work, name="image-flusher", daemon=True)
+    thread.start()
     try:
-        return os.lseek(handle, offset, os.SEEK_DATA) < offset + length
-    except OSError:
-        return False  # ENXIO: nothing but a hole from here to the end
+        yield wrote
+    finally:
+        wanted.put(False)
+        thread.join()
 
 
-def _write_all(handle: int, piece: memoryview, offset: int) -> None:
+def _write_block(handle: int, block: BlockData) -> int:
+    """Write one block; what an earlier try left outside its used parts becomes zero. Returns bytes written."""
+    request = block.request
+    written, done, end = 0, 0, 0
+    with _disk_errors("the image"), memoryview(block.data) as data:
+        empty = next_data(handle, request.offset, request.offset + request.length) is None
+        for start, size in request.pairs:
+            if not empty:
+                _write_zeros(handle, request.offset + end, start - end)
+            written += _write_sparse(handle, request.offset + start, data[done : done + size], empty)
+            done, end = done + size, start + size
+        if not empty:
+            _write_zeros(handle, request.offset + end, request.length - end)
+    return written
+
+
+def _write_zeros(handle: int, offset: int, size: int) -> None:
+    for at in range(offset, offset + size, STEP):
+        length = min(STEP, offset + size - at)
+        if next_data(handle, at, at + length) is not None:
+            _write_all(handle, memoryview(_ZEROS)[:length], at)
+
+
+def _write_sparse(handle: int, offset: int, data: memoryview, empty: bool) -> int:
+    """Write what is not zero, and the zeros only where the image has data. Returns bytes written."""
+    written, start = 0, 0
+    for at in range(0, len(data), STEP):
+        piece = data[at : at + STEP]
+        if not _is_zero(piece):
+            continue
+        # Everything before this step in one write.
+        written += _write_all(handle, data[start:at], offset + start)
+        if not empty:
+            _write_zeros(handle, offset + at, len(piece))
+        start = at + len(piece)
+    return written + _write_all(handle, data[start:], offset + start)
+
+
+def _is_zero(piece: memoryview) -> bool:
+    # A bytearray compares with memcmp; a memoryview on the left would go through its bytes one by one.
+    return _ZEROS == piece if len(piece) == STEP else _ZEROS[: len(piece)] == piece
+
+
+def _write_all(handle: int, piece: memoryview, offset: int) -> int:
+    size = len(piece)
     while piece:
         done = os.pwrite(handle, piece, offset)
         piece, offset = piece[done:], offset + done
+    return size
 
 
 def verify_image(path: Path, table: DigestTable, *, progress: Progress) -> None:
@@ -240,16 +293,27 @@ def verify_image(path: Path, table: DigestTable, *, progress: Progress) -> None:
     try:
         if os.fstat(handle).st_size != table.size:
             raise VerifyError(f"{path} has {os.fstat(handle).st_size} bytes instead of {table.size}")
-        image = FileDevice(handle, size=table.size, sector_size=512, name=str(path))
-        for index in range(digests.block_count(table.size)):
-            length = digests.block_length(index, table.size)
-            hole = not _has_data(handle, index * BLOCK_SIZE, length)
-            digest = digests.zero_digest(length) if hole else _image_digest(image, index)
+        image = ImageDigests(handle, table.size)
+        after = 0
+        for index, digest in image.of_blocks(image.blocks_with_data()):
+            _verify_holes(path, table, after, index)
             if digest != table[index]:
-                raise VerifyError(
-                    f"Block {index} of {path} (bytes {index * BLOCK_SIZE} to {index * BLOCK_SIZE + length}) "
-                    "differs from what the source sent"
-                )
-            progress(0 if hole else length)
+                raise _differs(path, table, index)
+            after = index + 1
+            progress(digests.block_length(index, table.size))
+        _verify_holes(path, table, after, digests.block_count(table.size))
     finally:
         os.close(handle)
+
+
+def _verify_holes(path: Path, table: DigestTable, first: int, end: int) -> None:
+    """The blocks from `first` up to `end` are holes here: the source must have had zeros there."""
+    for index in range(first, end):
+        if table[index] != digests.zero_digest(digests.block_length(index, table.size)):
+            raise _differs(path, table, index)
+
+
+def _differs(path: Path, table: DigestTable, index: int) -> VerifyError:
+    start = index * BLOCK_SIZE
+    end = start + digests.block_length(index, table.size)
+    return VerifyError(f"Block {index} of {path} (bytes {start} to {end}) differs from what the source sent")

@@ -43,7 +43,7 @@ class BlockData:
     """
 
     request: BlockRequest
-    data: bytes
+    data: bytes | bytearray
     digest: bytes
     wire_size: int
 
@@ -146,17 +146,18 @@ def digest_of_parts(request: BlockRequest, pieces: Sequence[bytes | memoryview])
     digest = hashlib.sha256()
     done = 0
     for (start, size), piece in zip(request.pairs, pieces, strict=True):
-        _update_zeros(digest, start - done)
+        update_zeros(digest, start - done)
         digest.update(piece)
         done = start + size
-    _update_zeros(digest, request.length - done)
+    update_zeros(digest, request.length - done)
     return digest.digest()
 
 
 _ZEROS = bytes(BLOCK_SIZE)
 
 
-def _update_zeros(digest: hashlib._Hash, size: int) -> None:
+def update_zeros(digest: hashlib._Hash, size: int) -> None:
+    """Go on with `size` zero bytes."""
     while size > 0:
         part = min(size, len(_ZEROS))
         digest.update(memoryview(_ZEROS)[:part])

@@ -2,7 +2,8 @@
 
 Sources, offsets in bytes from the start of the partition: ext2/3/4 `fs/ext4/ext4.h` (superblock at 1024); XFS
 `fs/xfs/libxfs/xfs_format.h`; Btrfs `fs/btrfs` (superblock at 64 KiB); NTFS and FAT boot sectors; swap
-`include/linux/swap.h`; LVM2 `lib/format_text`; LUKS on-disk format 1 and 2; MD superblock 1.x `md_p.h`.
+`include/linux/swap.h`; LVM2 `lib/format_text`; LUKS on-disk format 1 and 2; MD superblocks 0.90 and 1.x
+`include/uapi/linux/raid/md_p.h`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from p2v.disk.device import BlockDevice
 from p2v.model import Filesystem, KiB
 
 HEAD_SIZE = 72 * KiB
+MD_MAGIC = 0xA92B4EFC
+MD_SIZE = 4 * KiB
 SWAP_PAGES = (4 * KiB, 8 * KiB, 16 * KiB, 64 * KiB)
 
 
@@ -23,7 +26,12 @@ def identify(device: BlockDevice, start: int, length: int) -> Filesystem | None:
     """What the `length` bytes from `start` hold, or None where nothing known is there. Raises
     TransportError.
     """
-    head = device.read(start, min(HEAD_SIZE, length))
+    tails = [(start + offset, MD_SIZE) for offset in _md_places(length)]
+    head, *tail = list(device.read_many([(start, min(HEAD_SIZE, length)), *tails]))
+    # First of all: a mirror shows the filesystem in it from its first byte on.
+    member = _md_tail(tail, length)
+    if member is not None:
+        return member
     head += bytes(HEAD_SIZE - len(head))
     for look in _LOOKS:
         found = look(head, length)
@@ -64,6 +72,42 @@ def _md(head: bytes, length: int) -> Filesystem | None:
                 "linux_raid_member", length, None, str(uuid.UUID(bytes=head[offset + 16 : offset + 32]))
             )
     return None
+
+
+def _md_places(length: int) -> list[int]:
+    """Where versions 0.90 and 1.0 stand, from the start of a member of `length` bytes; none on a tiny one."""
+    if length < 128 * KiB:
+        return []
+    old = length // (64 * KiB) * (64 * KiB) - 64 * KiB
+    new = (length // 512 - 16) // 8 * 8 * 512
+    return [old, new]
+
+
+def _md_tail(blocks: list[bytes], length: int) -> Filesystem | None:
+    for look, block in zip((_md_old, _md_new), blocks, strict=False):
+        name = look(block, length)
+        if name is not None:
+            return Filesystem("linux_raid_member", length, None, name)
+    return None
+
+
+def _md_old(block: bytes, length: int) -> str | None:
+    # 0.90, in words of 32 bits of the machine that wrote it: 0 magic, 1 and 2 version, 5 and 13 to 15 UUID, 8 size in KiB.
+    for order in "<>":
+        words = struct.unpack_from(f"{order}16I", block)
+        if words[:2] == (MD_MAGIC, 0) and words[2] >= 90:
+            # The last partition can end where the disk ends: then it is the whole disk that is a member.
+            inside = words[8] * KiB < length
+            return str(uuid.UUID(bytes=struct.pack(">4I", words[5], *words[13:16]))) if inside else None
+    return None
+
+
+def _md_new(block: bytes, length: int) -> str | None:
+    # 1.0: 0 magic, 4 major version, 16 UUID of the array, 144 its own sector, counted from the start of the member.
+    magic, major = struct.unpack_from("<II", block)
+    own = struct.unpack_from("<Q", block, 144)[0] * 512
+    known = (magic, major) == (MD_MAGIC, 1) and own == _md_places(length)[1]
+    return str(uuid.UUID(bytes=block[16:32])) if known else None
 
 
 def _ext(head: bytes, length: int) -> Filesystem | None:
@@ -118,7 +162,10 @@ def _btrfs(head: bytes, length: int) -> Filesystem | None:
 def _ntfs(head: bytes, length: int) -> Filesystem | None:
     if head[3:11] != b"NTFS    ":
         return None
-    return Filesystem("ntfs", length, None, f"{struct.unpack_from('<Q', head, 72)[0]:016X}")
+    # The backup boot sector stands behind the sectors that are counted, and belongs to the filesystem.
+    sector, sectors = struct.unpack_from("<H27xQ", head, 11)
+    size = min((sectors + 1) * sector, length)
+    return Filesystem("ntfs", size, None, f"{struct.unpack_from('<Q', head, 72)[0]:016X}")
 
 
 def _bitlocker(head: bytes, length: int) -> Filesystem | None:
@@ -128,8 +175,9 @@ def _bitlocker(head: bytes, length: int) -> Filesystem | None:
 def _exfat(head: bytes, length: int) -> Filesystem | None:
     if head[3:11] != b"EXFAT   ":
         return None
-    serial = struct.unpack_from("<I", head, 100)[0]
-    return Filesystem("exfat", length, None, f"{serial >> 16:04X}-{serial & 0xFFFF:04X}")
+    sectors, serial = struct.unpack_from("<Q20xI", head, 72)
+    size = min(sectors << min(head[108], 12), length)
+    return Filesystem("exfat", size, None, f"{serial >> 16:04X}-{serial & 0xFFFF:04X}")
 
 
 def _fat(head: bytes, length: int) -> Filesystem | None:
@@ -141,7 +189,20 @@ def _fat(head: bytes, length: int) -> Filesystem | None:
     serial = struct.unpack_from("<I", head, at)[0]
     label = _text(head[at + 4 : at + 15])
     name = "" if label == "NO NAME" else label
-    return Filesystem("vfat", length, None, f"{serial >> 16:04X}-{serial & 0xFFFF:04X}", name)
+    size, used = _fat_counts(head)
+    return Filesystem("vfat", min(size, length), used, f"{serial >> 16:04X}-{serial & 0xFFFF:04X}", name)
+
+
+def _fat_counts(head: bytes) -> tuple[int, int | None]:
+    """Size and used bytes; FAT32 alone counts what is free, in its FSInfo sector, as a hint."""
+    # 11 bytes in a sector, 13 sectors in a cluster, 19 and 32 sectors, 48 FSInfo; there 0, 484 and 508 marks, 488 free clusters.
+    sector, per_cluster, _, total = struct.unpack_from("<HB5sH", head, 11)
+    size = (total or struct.unpack_from("<I", head, 32)[0]) * sector
+    info = head[struct.unpack_from("<H", head, 48)[0] * sector :][:512]
+    if head[82:90] != b"FAT32   " or (info[:4], info[484:488]) != (b"RRaA", b"rrAa"):
+        return size, None
+    free = struct.unpack_from("<I", info, 488)[0] * per_cluster * sector
+    return size, size - free if free <= size else None
 
 
 def _swap(head: bytes, length: int) -> Filesystem | None:

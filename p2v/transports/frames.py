@@ -11,6 +11,8 @@ import zlib
 from dataclasses import dataclass
 from enum import IntEnum
 
+import zstandard
+
 from p2v.errors import TransportError
 from p2v.model import MiB
 
@@ -44,6 +46,7 @@ class Codec(IntEnum):
     NONE = 0
     ZLIB = 1
     ZERO = 2
+    ZSTD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +96,11 @@ def parse_response(head: bytes, *, limit: int) -> Response:
     return response
 
 
-def decode(response: Response, payload: bytes, *, expected: int) -> bytes:
+def decode(response: Response, payload: bytes | bytearray, *, expected: int) -> bytes | bytearray:
     """The bytes behind a payload, exactly `expected` of them. Raises TransportError where they are not."""
     if response.raw_size != expected:
         raise TransportError(f"The reader on the source sent {response.raw_size} bytes instead of {expected}")
+    data: bytes | bytearray
     match response.codec:
         case Codec.NONE:
             data = payload
@@ -104,15 +108,27 @@ def decode(response: Response, payload: bytes, *, expected: int) -> bytes:
             data = bytes(expected)
         case Codec.ZLIB:
             data = _inflate(payload, expected)
+        case Codec.ZSTD:
+            data = _expand(payload, expected)
     if len(data) != expected:
         raise TransportError(f"The reader on the source sent {len(data)} bytes instead of {expected}")
     return data
 
 
-def _inflate(payload: bytes, expected: int) -> bytes:
+def _inflate(payload: bytes | bytearray, expected: int) -> bytes:
     inflater = zlib.decompressobj()
     try:
         # One byte more than expected is enough to notice a bomb without filling memory with it.
         return inflater.decompress(payload, expected + 1)
     except zlib.error as error:
+        raise TransportError(f"The reader on the source sent damaged data: {error}") from error
+
+
+def _expand(payload: bytes | bytearray, expected: int) -> bytes:
+    try:
+        # The frame names its size, and the library takes that much memory: look first.
+        if zstandard.frame_content_size(payload) != expected:
+            raise TransportError("The reader on the source sent data of another size than it says")
+        return zstandard.ZstdDecompressor().decompress(payload, max_output_size=expected)
+    except zstandard.ZstdError as error:
         raise TransportError(f"The reader on the source sent damaged data: {error}") from error

@@ -11,18 +11,26 @@ Response  !BIBII32s  status, tag, codec, raw size, payload size, SHA-256; then t
 READ      payload = the bytes of the pairs, one after the other; digest = SHA-256 of the whole block, in which
           everything outside the pairs is zero.
 HASH      the digest alone.
+
+    requests ──► main thread: reads the disk ──► workers: digest, compression ──► one writer, in order
+
+Answers come in the order of the requests. A handful of buffers goes round: memory does not grow.
 """
 
+import collections.abc
 import errno
 import hashlib
 import io
 import json
 import mmap
 import os
+import queue
 import socket
 import struct
 import subprocess
 import sys
+import threading
+import time
 import zlib
 
 MAGIC = b"\x00P2V1\x00"
@@ -31,17 +39,33 @@ PAIR = struct.Struct("!II")
 RESPONSE = struct.Struct("!BIBII32s")
 OP_OPEN, OP_READ, OP_HASH, OP_INVENTORY, OP_SYNC, OP_QUIT = 1, 2, 3, 4, 5, 6
 STATUS_OK, STATUS_ERROR, STATUS_READ_ERROR = 0, 1, 2
-CODEC_NONE, CODEC_ZLIB, CODEC_ZERO = 0, 1, 2
+CODEC_NONE, CODEC_ZLIB, CODEC_ZERO, CODEC_ZSTD = 0, 1, 2, 3
 MAX_LENGTH = 16 * 1024 * 1024
 MAX_COUNT = 65536
 TEXT_LIMIT = 65536
 NO_DIGEST = b"\x00" * 32
+ZEROS = bytearray(1024 * 1024)
+# Of a sparse block the zeros cost most to digest; blocks with little in them are often the same (bitmaps).
+SMALL = 65536
+REMEMBERED = 64
+WORKERS = min(4, os.cpu_count() or 1)
+BUFFERS = WORKERS + 4
+SAMPLE = 131072
+TRIAL_EVERY = 32
+
+
+def is_zero(view: memoryview) -> bool:
+    """A bytearray compares with memcmp; a memoryview would go through its bytes one by one."""
+    return all(
+        ZEROS == part if len(part) == len(ZEROS) else ZEROS[: len(part)] == part
+        for part in (view[at : at + len(ZEROS)] for at in range(0, len(view), len(ZEROS)))
+    )
 
 
 class Line:
     """Exact reads and writes on the two ends of the SSH channel."""
 
-    def __init__(self, source: io.BufferedReader, sink: io.BufferedWriter) -> None:
+    def __init__(self, source: io.BufferedReader, sink: int) -> None:
         self.source = source
         self.sink = sink
 
@@ -51,12 +75,14 @@ class Line:
             raise EOFError("the line ended")
         return data
 
-    def answer(
-        self, status: int, tag: int, codec: int, raw_size: int, digest: bytes, payload: "bytes | memoryview"
-    ) -> None:
-        self.sink.write(RESPONSE.pack(status, tag, codec, raw_size, len(payload), digest))
-        self.sink.write(payload)
-        self.sink.flush()
+    def write(self, head: bytes, payload: "bytes | memoryview") -> None:
+        done = os.writev(self.sink, [head, payload]) - len(head)
+        if done < 0:
+            self.write(head[done:], payload)
+            return
+        rest = memoryview(payload)[done:]
+        while rest:
+            rest = rest[os.write(self.sink, rest) :]
 
 
 class Disk:
@@ -76,60 +102,237 @@ class Disk:
             self.direct = False
             self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.size = os.lseek(self.handle, 0, os.SEEK_END)
-        self.buffer = mmap.mmap(-1, MAX_LENGTH)
-        self.view = memoryview(self.buffer)
 
-    def fill(self, offset: int, length: int, pairs: "list[tuple[int, int]]") -> None:
-        """Put the block into the buffer: the pairs read from the disk, everything else zero."""
-        done = 0
+    def fill(self, view: memoryview, offset: int, length: int, pairs: "list[tuple[int, int]]") -> int:
+        """Read the pairs into the view, one after the other; returns their bytes."""
+        end, done = 0, 0
         for start, size in pairs:
-            if start < done or start + size > length or offset + start + size > self.size:
+            if start < end or start + size > length or offset + start + size > self.size:
                 raise ValueError("request outside the block or the disk")
-            self.zero(done, start)
-            self.read_into(offset + start, start, size)
-            done = start + size
-        self.zero(done, length)
+            self.read_into(view[done : done + size], offset + start)
+            end, done = start + size, done + size
+        return done
 
-    def zero(self, start: int, end: int) -> None:
-        if end > start:
-            self.view[start:end] = bytes(end - start)
-
-    def read_into(self, offset: int, start: int, size: int) -> None:
+    def read_into(self, view: memoryview, offset: int) -> None:
         if not self.direct and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self.handle, offset, size, os.POSIX_FADV_DONTNEED)
-        while size:
-            got = self.read_once(offset, start, size)
+            os.posix_fadvise(self.handle, offset, len(view), os.POSIX_FADV_DONTNEED)
+        while len(view):
+            got = self.read_once(view, offset)
             if got == 0:
                 raise OSError(errno.EIO, "the disk ended early at byte %d" % offset)
-            offset, start, size = offset + got, start + got, size - got
+            offset, view = offset + got, view[got:]
 
-    def read_once(self, offset: int, start: int, size: int) -> int:
+    def read_once(self, view: memoryview, offset: int) -> int:
         if hasattr(os, "preadv"):
-            return os.preadv(self.handle, [self.view[start : start + size]], offset)
+            return os.preadv(self.handle, [view], offset)
         # Python before 3.7: readinto through an unbuffered file keeps the aligned buffer for O_DIRECT.
         os.lseek(self.handle, offset, os.SEEK_SET)
         with os.fdopen(os.dup(self.handle), "rb", 0) as plain:
-            return plain.readinto(self.view[start : start + size])
+            return plain.readinto(view)
+
+
+class Digester:
+    """SHA-256 of zero-filled blocks. Remembers those with little in them, by their whole content."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.known = {}  # type: dict[tuple[int, tuple[tuple[int, int], ...], bytes], bytes]
+
+    def digest(self, length: int, pairs: "list[tuple[int, int]]", raw: memoryview, zero: bool) -> bytes:
+        if zero:
+            pairs, raw = [], raw[:0]
+        if len(raw) > SMALL or length <= SMALL:
+            return self.compute(length, pairs, raw)
+        key = (length, tuple(pairs), bytes(raw))
+        found = self.known.get(key)
+        if found is None:
+            found = self.compute(length, pairs, raw)
+            with self.lock:
+                if len(self.known) >= REMEMBERED:
+                    self.known.clear()
+                self.known[key] = found
+        return found
+
+    def compute(self, length: int, pairs: "list[tuple[int, int]]", raw: memoryview) -> bytes:
+        digest = hashlib.sha256()
+        end, done = 0, 0
+        for start, size in pairs:
+            self.zeros(digest, start - end)
+            digest.update(raw[done : done + size])
+            end, done = start + size, done + size
+        self.zeros(digest, length - end)
+        return digest.digest()
+
+    def zeros(self, digest: "hashlib._Hash", size: int) -> None:
+        while size > 0:
+            digest.update(memoryview(ZEROS)[: min(size, len(ZEROS))])
+            size -= len(ZEROS)
+
+
+class Zstd:
+    """The system's own libzstd (systemd, dpkg and rpm bring it); raises OSError where there is none."""
+
+    codec = CODEC_ZSTD
+
+    def __init__(self) -> None:
+        import ctypes
+
+        self.ctypes = ctypes
+        self.library = ctypes.CDLL("libzstd.so.1")
+        self.library.ZSTD_compressBound.argtypes = [ctypes.c_size_t]
+        self.library.ZSTD_compressBound.restype = ctypes.c_size_t
+        self.library.ZSTD_compress.argtypes = [ctypes.c_void_p, ctypes.c_size_t] * 2 + [ctypes.c_int]
+        self.library.ZSTD_compress.restype = ctypes.c_size_t
+        self.library.ZSTD_isError.argtypes = [ctypes.c_size_t]
+
+    def compress(self, raw: memoryview) -> "bytes | memoryview":
+        room = self.library.ZSTD_compressBound(len(raw))
+        target = bytearray(room)
+        source = (self.ctypes.c_char * len(raw)).from_buffer(raw)
+        sink = (self.ctypes.c_char * room).from_buffer(target)
+        size = self.library.ZSTD_compress(
+            self.ctypes.addressof(sink), room, self.ctypes.addressof(source), len(raw), 1
+        )
+        return raw if self.library.ZSTD_isError(size) else memoryview(target)[:size]
+
+
+class Zlib:
+    codec = CODEC_ZLIB
+
+    def compress(self, raw: memoryview) -> "bytes | memoryview":
+        return zlib.compress(raw, 1)
+
+
+def best_packer() -> "Zstd | Zlib":
+    try:
+        return Zstd()
+    except (ImportError, OSError, AttributeError):
+        return Zlib()
+
+
+class Adaptive:
+    """Compresses where compressing a byte takes less time than the time on the wire that it saves.
+
+    The wire's time is that of writes which had to wait: those of a writer that always had the next block. It
+    is unknown at first, so that the first blocks go as they are. What compression costs and saves is tried on
+    a sample from time to time, and known of each block that was compressed.
+    """
+
+    def __init__(self, workers: int, packer: "Zstd | Zlib | None" = None) -> None:
+        self.workers = workers
+        self.packer = packer
+        self.lock = threading.Lock()
+        self.wire = 0.0
+        self.busy = 0
+        self.cost, self.ratio = 0.0, 1.0
+        self.untried = TRIAL_EVERY
+
+    def wrote(self, size: int, seconds: float, waited: bool) -> None:
+        """One write: `waited` says that the writer had to wait for the block, not the block for the writer."""
+        if size < SAMPLE:
+            return
+        self.busy = 0 if waited else self.busy + 1
+        if self.busy >= 2:
+            self.wire = self.mix(self.wire, seconds / size)
+        elif waited:
+            self.wire *= 0.99
+
+    def mix(self, old: float, new: float) -> float:
+        return old + (new - old) * 0.25 if old else new
+
+    def pack(self, raw: memoryview) -> "tuple[int, bytes | memoryview]":
+        if not self.pays(raw):
+            return CODEC_NONE, raw
+        small = self.attempt(raw)
+        if len(small) < len(raw) * 0.9:
+            return self.packer.codec, small
+        return CODEC_NONE, raw
+
+    def pays(self, raw: memoryview) -> bool:
+        if not self.wire or len(raw) < 512:
+            return False
+        with self.lock:
+            self.untried += 1
+            trial = self.untried > TRIAL_EVERY
+            self.untried = 0 if trial else self.untried
+            self.packer = self.packer or best_packer()
+        if trial:
+            middle = max(0, len(raw) - SAMPLE) // 2
+            self.attempt(raw[middle : middle + SAMPLE])
+        return self.cost / self.workers < self.wire * (1 - self.ratio)
+
+    def attempt(self, raw: memoryview) -> "bytes | memoryview":
+        started = time.monotonic()
+        small = self.packer.compress(raw)
+        seconds = time.monotonic() - started
+        with self.lock:
+            self.cost = self.mix(self.cost, seconds / len(raw))
+            self.ratio = self.mix(self.ratio, min(1.0, float(len(small)) / len(raw)))
+        return small
+
+
+class Job:
+    """One answer on its way: the bytes in their buffer, then what is sent."""
+
+    def __init__(self, tag: int, length: int, pairs: "list[tuple[int, int]]") -> None:
+        self.tag = tag
+        self.length = length
+        self.pairs = pairs
+        self.wanted = False
+        self.buffer = None  # type: memoryview | None
+        self.raw = None  # type: memoryview | None
+        self.head = b""
+        self.payload = b""  # type: bytes | memoryview
+        self.ready = threading.Event()
+
+    def answer(
+        self, status: int, codec: int, raw_size: int, digest: bytes, payload: "bytes | memoryview"
+    ) -> None:
+        self.head = RESPONSE.pack(status, self.tag, codec, raw_size, len(payload), digest)
+        self.payload = payload
+        self.ready.set()
+
+    def fail(self, error: Exception) -> None:
+        failed_read = isinstance(error, OSError) and error.errno == errno.EIO
+        text = str(error).encode("utf-8", "replace")[:2000]
+        self.answer(
+            STATUS_READ_ERROR if failed_read else STATUS_ERROR, CODEC_NONE, len(text), NO_DIGEST, text
+        )
 
 
 class Server:
     def __init__(self, line: Line) -> None:
         self.line = line
         self.disks = []  # type: list[Disk]
-        self.shrinks = True
-        self.skipped = 0
+        self.digester = Digester()
+        self.adaptive = Adaptive(WORKERS)
+        self.buffers = queue.Queue()  # type: queue.Queue[memoryview]
+        for _ in range(BUFFERS):
+            self.buffers.put(memoryview(mmap.mmap(-1, MAX_LENGTH)))
+        self.work = queue.Queue()  # type: queue.Queue[Job]
+        self.order = queue.Queue(4 * BUFFERS)  # type: queue.Queue[Job | None]
+        self.writer = self.start(self.write)
+        for _ in range(WORKERS):
+            self.start(self.digest_and_pack)
+
+    def start(self, call: "collections.abc.Callable[[], None]") -> threading.Thread:
+        thread = threading.Thread(target=call)
+        thread.daemon = True
+        thread.start()
+        return thread
 
     def serve(self) -> None:
         hello = {
             "python": list(sys.version_info[:3]),
             "uid": os.geteuid(),
-            "codecs": ["none", "zlib", "zero"],
+            "codecs": ["none", "zlib", "zero", "zstd"],
         }
         payload = json.dumps(hello).encode()
-        self.line.sink.write(MAGIC + struct.pack("!I", len(payload)) + payload)
-        self.line.sink.flush()
+        self.line.write(MAGIC + struct.pack("!I", len(payload)), payload)
         while self.serve_one():
             pass
+        self.order.put(None)
+        self.writer.join()
 
     def serve_one(self) -> bool:
         op, tag, disk, offset, length, count = REQUEST.unpack(self.line.read(REQUEST.size))
@@ -138,67 +341,79 @@ class Server:
         extra = self.line.read(length if op == OP_OPEN else PAIR.size * count)
         if op == OP_QUIT:
             return False
+        job = Job(tag, length, [] if op == OP_OPEN else list(PAIR.iter_unpack(extra)))
         try:
-            self.dispatch(op, tag, disk, offset, length, extra)
+            self.dispatch(job, op, disk, offset, extra)
         except (OSError, ValueError, IndexError) as error:
-            failed_read = isinstance(error, OSError) and error.errno == errno.EIO
-            status = STATUS_READ_ERROR if failed_read else STATUS_ERROR
-            text = str(error).encode("utf-8", "replace")[:2000]
-            self.line.answer(status, tag, CODEC_NONE, len(text), NO_DIGEST, text)
+            job.fail(error)
+        self.order.put(job)
         return True
 
-    def dispatch(self, op: int, tag: int, disk: int, offset: int, length: int, extra: bytes) -> None:
+    def dispatch(self, job: Job, op: int, disk: int, offset: int, extra: bytes) -> None:
         if op == OP_OPEN:
-            self.open(tag, extra.decode("utf-8", "surrogateescape"))
-        elif op == OP_READ:
-            self.read(tag, self.disks[disk], offset, length, list(PAIR.iter_unpack(extra)))
-        elif op == OP_HASH:
-            block = self.disks[disk]
-            block.fill(offset, length, list(PAIR.iter_unpack(extra)))
-            digest = hashlib.sha256(block.view[:length]).digest()
-            self.line.answer(STATUS_OK, tag, CODEC_NONE, 0, digest, b"")
+            self.json(job, self.open(extra.decode("utf-8", "surrogateescape")))
+        elif op in (OP_READ, OP_HASH):
+            self.read(job, self.disks[disk], offset, op == OP_READ)
         elif op == OP_INVENTORY:
-            self.json(tag, inventory())
+            self.json(job, inventory())
         elif op == OP_SYNC:
             os.sync()
-            self.json(tag, {})
+            self.json(job, {})
         else:
             raise ValueError("unknown request %d" % op)
 
-    def json(self, tag: int, value: object) -> None:
+    def json(self, job: Job, value: object) -> None:
         payload = json.dumps(value).encode()
-        self.line.answer(STATUS_OK, tag, CODEC_NONE, len(payload), NO_DIGEST, payload)
+        job.answer(STATUS_OK, CODEC_NONE, len(payload), NO_DIGEST, payload)
 
-    def open(self, tag: int, path: str) -> None:
+    def open(self, path: str) -> "dict[str, object]":
         self.disks.append(Disk(path))
         disk = self.disks[-1]
-        self.json(tag, {"disk": len(self.disks) - 1, "size": disk.size, "direct": disk.direct})
+        return {"disk": len(self.disks) - 1, "size": disk.size, "direct": disk.direct}
 
-    def read(self, tag: int, disk: Disk, offset: int, length: int, pairs: "list[tuple[int, int]]") -> None:
-        disk.fill(offset, length, pairs)
-        digest = hashlib.sha256(disk.view[:length]).digest()
-        if len(pairs) == 1:
-            raw = disk.view[pairs[0][0] : pairs[0][0] + pairs[0][1]]  # type: bytes | memoryview
+    def read(self, job: Job, disk: Disk, offset: int, wanted: bool) -> None:
+        job.buffer = self.buffers.get()
+        size = disk.fill(job.buffer, offset, job.length, job.pairs)
+        job.raw, job.wanted = job.buffer[:size], wanted
+        self.work.put(job)
+
+    def digest_and_pack(self) -> None:
+        while True:
+            job = self.work.get()
+            try:
+                self.finish(job, job.raw)
+            except Exception as error:
+                job.fail(error)
+
+    def finish(self, job: Job, raw: memoryview) -> None:
+        zero = is_zero(raw)
+        digest = self.digester.digest(job.length, job.pairs, raw, zero)
+        if not job.wanted:
+            job.answer(STATUS_OK, CODEC_NONE, 0, digest, b"")
+        elif zero:
+            job.answer(STATUS_OK, CODEC_ZERO, len(raw), digest, b"")
         else:
-            raw = b"".join([disk.view[start : start + size] for start, size in pairs])
-        codec, payload = self.encode(raw)
-        self.line.answer(STATUS_OK, tag, codec, len(raw), digest, payload)
+            codec, payload = self.adaptive.pack(raw)
+            job.answer(STATUS_OK, codec, len(raw), digest, payload)
 
-    def encode(self, raw: "bytes | memoryview") -> "tuple[int, bytes | memoryview]":
-        """Nothing for zeros, zlib where it pays, the bytes themselves elsewhere.
+    def write(self) -> None:
+        try:
+            while self.write_one(self.order.get()):
+                pass
+        except OSError:
+            os._exit(1)  # the line is gone, and the main thread may wait for a buffer for ever
 
-        A block that did not shrink is a sign that its neighbours will not: the next eight are sent as they
-        are.
-        """
-        if not raw[0] and raw[:4096] == bytes(len(raw[:4096])) and raw == bytes(len(raw)):
-            return CODEC_ZERO, b""
-        if not self.shrinks and self.skipped < 8:
-            self.skipped += 1
-            return CODEC_NONE, raw
-        small = zlib.compress(raw, 1)
-        self.shrinks = len(small) < len(raw) * 0.9
-        self.skipped = 0
-        return (CODEC_ZLIB, small) if self.shrinks else (CODEC_NONE, raw)
+    def write_one(self, job: "Job | None") -> bool:
+        if job is None:
+            return False
+        waited = not job.ready.is_set()
+        job.ready.wait()
+        started = time.monotonic()
+        self.line.write(job.head, job.payload)
+        self.adaptive.wrote(len(job.payload), time.monotonic() - started, waited)
+        if job.buffer is not None:
+            self.buffers.put(job.buffer)
+        return True
 
 
 def text(path: str, limit: int = TEXT_LIMIT) -> str:
@@ -339,7 +554,7 @@ def inventory() -> "dict[str, object]":
 
 
 def main() -> None:
-    line = Line(io.open(0, "rb"), io.open(1, "wb"))
+    line = Line(io.open(0, "rb"), 1)
     try:
         Server(line).serve()
     except EOFError:

@@ -68,8 +68,6 @@ def _times_x(value: int) -> int:
 
 def _remainder(value: int, width: int) -> int:
     """What is left of a polynomial of `width` bits, the lowest bit its highest power."""
-    if width <= 32:
-        return value << (32 - width)
     for _ in range(width - 32):
         # The lowest bit leaves 32 places: subtract the polynomial where it is set.
         value = value >> 1 ^ (POLYNOMIAL if value & 1 else 0)

@@ -27,7 +27,7 @@ END_OF_DIRECTORY = 0x00
 MAX_ROOT_SIZE = 16 * MiB
 """The bitmap's entry is among the first three in practice; a root directory without one so far is damaged."""
 MAX_ROOT_CLUSTERS = 4096
-MAX_JUMPS = 65_536
+MAX_JUMPS = 256
 """Breaks in the chain of the bitmap, which formatting tools write in one piece."""
 
 

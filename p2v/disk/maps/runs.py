@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 from p2v.disk.device import BlockDevice
@@ -58,7 +59,11 @@ class Union:
     def covers(self, ranges: Sequence[tuple[int, int]]) -> bool:
         """Whether every one of the ranges (start, length) lies within what was added."""
         self._merge()
-        return all(any(one <= start and start + size <= end for one, end in self._ranges) for start, size in ranges)
+        return all(self._covers(start, start + size) for start, size in ranges)
+
+    def _covers(self, start: int, end: int) -> bool:
+        at = bisect_right(self._ranges, start, key=lambda known: known[0])
+        return at > 0 and end <= self._ranges[at - 1][1]
 
     def extents(self) -> list[Extent]:
         """Sorted, without overlap."""
