@@ -1,6 +1,7 @@
 # Each line is a command that a person could type. `make demo` on a fresh Debian 12 or 13 needs nothing before it.
 
 PYTHON = .venv/bin/python
+CACHE = $${XDG_CACHE_HOME:-$$HOME/.cache}
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # What p2v needs to run.
@@ -32,7 +33,11 @@ packages:
 	$(PYTHON) -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+# Disks are built as root, for their owners and device nodes; everything else works without.
 demo: setup
+	@[ "$$(id -u)" = 0 ] || { \
+		$(SUDO) env XDG_CACHE_HOME="$(CACHE)" $(PYTHON) -m fixtures.build debian12-bios >/dev/null && \
+		$(SUDO) chown -R "$$(id -u):$$(id -g)" "$(CACHE)/p2v"; }
 	$(PYTHON) -m fixtures.demo
 
 # Everything that a clean checkout can show, on real disks; a missing tool is a failure here.
