@@ -9,7 +9,9 @@ PACKAGES = python3 python3-venv python3-guestfs python3-libnbd libguestfs-tools 
 	qemu-system-x86 qemu-utils ovmf openssh-client
 # What only the demo and the tests need: to build disks, to run machines, and to check against.
 TEST_PACKAGES = mmdebstrap debian-archive-keyring ca-certificates e2fsprogs fdisk dosfstools openssh-server \
-	libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu partclone zstd xz-utils lz4 util-linux time
+	libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu partclone zstd xz-utils lz4 bzip2 cpio util-linux \
+	initramfs-tools-core xfsprogs btrfs-progs ntfs-3g exfatprogs exfat-fuse dosfstools mtools lvm2 mdadm mount \
+	libxml2-utils sleuthkit
 
 .PHONY: setup packages demo test check fast clean
 
