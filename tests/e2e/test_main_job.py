@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -29,10 +31,12 @@ from p2v.model import (
     VirtualNic,
 )
 from p2v.proof import Forward, NetworkAccess, boot, prove
+from p2v.targets.libvirt import render
 from p2v.ui import UI, ProgressStyle
 from tests.conftest import need_tools
 from tests.e2e.cli import p2v, until
 from tests.e2e.conftest import IDENTITY, Converted, Facts, sha256
+from tests.targets.test_libvirt import start_in
 
 pytestmark = [pytest.mark.boot, pytest.mark.guestfs, pytest.mark.ssh, pytest.mark.timeout(2400)]
 
@@ -191,6 +195,23 @@ def test_qemu_img_finds_nothing_wrong(converted: Converted) -> None:
         assert not said.get("leaks")
         assert not said["check-errors"]
         assert sha256(image) == file.digest
+
+
+def test_libvirt_accepts_and_starts_what_was_written(converted: Converted, accelerator: Accelerator) -> None:
+    need_tools("virt-xml-validate", "virsh", "qemu-system-x86_64", "setpriv")
+    images = converted.folder / "vm" / "libvirt"
+    written = images / "metal12.xml"
+    command.check(["virt-xml-validate", written, "domain"], timeout=60, reason="accept the domain")
+    vm = converted.receipt.vm
+    assert written.read_text() == render(vm, images)[0].text
+    # libvirt's QEMU runs as nobody and cannot come through pytest's folders: the same XML in another place.
+    folder = Path(f"/tmp/p2v-e2e-{os.getpid()}")
+    folder.mkdir(mode=0o755)
+    try:
+        shutil.copyfile(images / vm.disks[0].file, folder / vm.disks[0].file)
+        start_in(folder, vm, accelerator)
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_nothing_half_made_is_left(converted: Converted) -> None:

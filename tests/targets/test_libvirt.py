@@ -202,17 +202,20 @@ def test_libvirt_starts_it(name: str, accelerator: Accelerator) -> None:
     # A socket's path has at most 107 bytes and other users must get in, so not the folder of the test.
     folder = Path(f"/tmp/p2v-libvirt-{os.getpid()}")
     folder.mkdir(mode=0o755)
+    vm = MACHINES[name]
     try:
-        start_in(folder, MACHINES[name], accelerator)
+        for each in vm.disks:
+            image = folder / each.file
+            command.check(
+                ["qemu-img", "create", "-f", "qcow2", image, "1M"], timeout=30, reason="make a disk"
+            )
+        start_in(folder, vm, accelerator)
     finally:
         shutil.rmtree(folder)
 
 
 def start_in(folder: Path, vm: VirtualMachine, accelerator: Accelerator) -> None:
-    for each in vm.disks:
-        command.check(
-            ["qemu-img", "create", "-f", "qcow2", folder / each.file, "1M"], timeout=30, reason="make a disk"
-        )
+    """Have libvirt start `vm`, whose images are in `folder`, look at it, and end it."""
     text = render(vm, folder)[0].text
     (folder / "domain.xml").write_text(as_startable(text, accelerator))
     variables = {
