@@ -181,14 +181,15 @@ def debian() -> Path:
 
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
-    ("devices", "verdict", "evidence"),
+    ("devices", "verdicts", "evidence"),
     [
-        ((DiskBus.SATA, NicModel.E1000E), Verdict.BOOTED, "metal12 login:"),
-        ((DiskBus.VIRTIO_BLK, NicModel.VIRTIO), Verdict.INITRAMFS_SHELL, "/dev/sda1 does not exist"),
+        # Its network card has another name here; whether we look while systemd says so is chance.
+        ((DiskBus.SATA, NicModel.E1000E), {Verdict.BOOTED, Verdict.DEGRADED}, "metal12 login:"),
+        ((DiskBus.VIRTIO_BLK, NicModel.VIRTIO), {Verdict.INITRAMFS_SHELL}, "/dev/sda1 does not exist"),
     ],
 )
 def test_debian_that_was_not_converted(
-    devices: tuple[DiskBus, NicModel], verdict: Verdict, evidence: str, debian: Path, tmp_path: Path
+    devices: tuple[DiskBus, NicModel], verdicts: set[Verdict], evidence: str, debian: Path, tmp_path: Path
 ) -> None:
     before = debian.stat()
     result = prove(
@@ -199,7 +200,8 @@ def test_debian_that_was_not_converted(
         timeout=600,
         ui=UI(stderr=io.StringIO()),
     )
-    assert result.verdict is verdict
+    assert result.verdict in verdicts
+    assert set(result.failed_units) <= {"networking.service"}
     assert evidence in result.evidence
     assert (debian.stat().st_mtime_ns, debian.stat().st_blocks) == (before.st_mtime_ns, before.st_blocks)
 
