@@ -21,8 +21,10 @@ from p2v.model import CaptureStats, Conversion, Disk, Image, Plan, Proof, Receip
 FORMAT = 1
 """Version of run.json. A reader refuses what is newer than itself."""
 
-MEASURED = frozenset({"used", "data_size", "units", "warnings", "findings", "names", "addresses"})
-"""Fields of a plan that a living source changes from minute to minute; they decide nothing."""
+MEASURED = frozenset({"source", "used", "data_size", "units", "warnings", "findings", "names", "addresses"})
+"""Fields of a plan that change while the machine stays the same: where it was reached, what it measures
+anew.
+"""
 
 ABSENT = "absent"
 

@@ -126,12 +126,11 @@ def test_a_changed_plan_is_named_field_by_field() -> None:
     )
 
 
-@pytest.mark.parametrize("field", ["name", "source", "cpus", "prove", "consistency", "platform"])
+@pytest.mark.parametrize("field", ["name", "cpus", "prove", "consistency", "platform"])
 def test_each_decision_of_a_plan_counts(field: str) -> None:
     old = make_plan()
     other = {
         "name": "x",
-        "source": "x",
         "cpus": 9,
         "prove": False,
         "consistency": Consistency.FUZZY,
@@ -154,7 +153,9 @@ def test_what_a_living_source_measures_anew_does_not_count() -> None:
     part = replace(part, filesystem=replace(part.filesystem, used=999))
     new = with_disk(old, replace(disk, path="/dev/sdz", names=("/dev/sdz",), partitions=(part,)))
     nics = (Nic("eth0", "52:54:00:00:00:01", "igb", addresses=("fe80::99/64",)),)
-    new = replace(new, machine=replace(new.machine, nics=nics), units=0, warnings=("new",))
+    new = replace(
+        new, machine=replace(new.machine, nics=nics), units=0, warnings=("new",), source="ssh://new"
+    )
     new = replace(new, disks=(replace(new.disks[0], data_size=1),))
     assert differences(old, new) == ()
 

@@ -89,11 +89,12 @@ def test_another_plan_is_refused_with_the_differences(tmp_path: Path) -> None:
     with held(tmp_path) as run:
         run.finish("capture", digest="d1", seconds=1)
     before = (tmp_path / "web01" / "run.json").read_bytes()
-    other = replace(make_plan(), memory=4 * GiB, source="ssh://evil\x1b[31m")
+    machine = replace(make_plan().machine, hostname="evil\x1b[31m")
+    other = replace(make_plan(), memory=4 * GiB, machine=machine)
     with pytest.raises(PlanRefused) as caught, held(tmp_path, plan=other):
         pass
     assert f"memory: {8 * GiB} → {4 * GiB}" in caught.value.message
-    assert "ssh://evil?[31m" in caught.value.message
+    assert "evil?[31m" in caught.value.message
     assert f"p2v resume {tmp_path / 'web01'}" in caught.value.hint
     assert "--name" in caught.value.hint
     assert (tmp_path / "web01" / "run.json").read_bytes() == before
