@@ -24,6 +24,26 @@ class LiveDevice(FileDevice):
         return True
 
 
+class Altered(FileDevice):
+    """A disk with some bytes changed as they are read."""
+
+    def __init__(self, handle: int, size: int, *, live: bool) -> None:
+        super().__init__(handle, size=size, sector_size=512, name="altered")
+        self.changes: dict[int, int] = {}
+        self.is_live = live
+
+    @property
+    def live(self) -> bool:
+        return self.is_live
+
+    def read(self, offset: int, length: int) -> bytes:
+        raw = bytearray(super().read(offset, length))
+        for at, value in self.changes.items():
+            if offset <= at < offset + length:
+                raw[at - offset] = value
+        return bytes(raw)
+
+
 @contextmanager
 def opened_live(path: Path) -> Iterator[FileDevice]:
     handle = os.open(path, os.O_RDONLY)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +21,10 @@ from p2v.disk.maps.crc32c import crc32c
 from p2v.disk.maps.errors import MapUnknown
 from p2v.disk.superblock import identify
 from p2v.disk.used import disk_map
-from p2v.errors import TransportError
 from p2v.model import Extent, KiB, MiB
 from tests.conftest import need_tools
 from tests.disk.images import disk_of, fill_folder, opened, sparse, tool
-from tests.disk.mounting import churn, differing, mounted, need_mounts, opened_live
+from tests.disk.mounting import Altered, churn, differing, mounted, need_mounts, opened_live
 
 pytestmark = pytest.mark.tools
 
@@ -33,6 +34,7 @@ MOUNTED = {
     "1k-8-groups-rmap": ["-b", "size=1024", "-d", "agcount=8", "-m", "rmapbt=1,reflink=1"],
     "4k-sectors-bigtime-nrext64": ["-s", "size=4096", "-m", "bigtime=1", "-i", "nrext64=1"],
     "old-5": ["-b", "size=2048", "-m", "finobt=0,reflink=0,inobtcount=0,bigtime=0", "-i", "sparse=0"],
+    "full": ["-b", "size=2048", "-d", "agcount=3"],
     "1k-one-large-group": ["-b", "size=1024", "-d", "agcount=2", "-n", "size=8192"],
 }
 # The kernel here may be built without version 4: these are filled by mkfs and fragmented by xfs_repair.
@@ -69,7 +71,21 @@ def _mounted(shape: str, folder: Path) -> Made:
     image = sparse(folder / "fs.img", 2 * SIZE if "8-groups" in shape else SIZE)
     tool("mkfs.xfs", "-q", *MOUNTED[shape], image)
     with mounted(image, folder / "mnt") as top:
-        return Made(image, churn(top, seed=len(shape)))
+        digests = churn(top, seed=len(shape))
+        if shape == "full":
+            _fill(top, digests)
+        return Made(image, digests)
+
+
+def _fill(top: Path, digests: dict[str, str]) -> None:
+    """To the last block, then holes again: the ends of the groups are in use."""
+    with (top / "large").open("wb", buffering=0) as handle, suppress(OSError):
+        while handle.write(b"\5" * MiB):
+            pass
+    digests["large"] = hashlib.sha256((top / "large").read_bytes()).hexdigest()
+    for name in [name for name in digests if name.startswith("d")][::3]:
+        (top / name).unlink()
+        del digests[name]
 
 
 def _fourth(shape: str, folder: Path) -> Made:
@@ -158,7 +174,7 @@ def copied(image: Path, folder: Path) -> Path:
     with opened(image) as device:
         used = disk_map(device, disk_of(image))
         assert not used.warnings
-        assert used.data_size < device.size * 3 // 4
+        assert used.data_size < device.size
         capture_disk(device, used.extents, files, progress=lambda _: None)
     return files.partial_image
 
@@ -227,6 +243,38 @@ def test_a_frozen_one_is_mapped_finely(tmp_path: Path) -> None:
         assert not differing(top, digests)
 
 
+def test_only_groups_that_changed_since_they_were_written_back_are_copied_whole(tmp_path: Path) -> None:
+    need_mounts("xfs")
+    need_tools("mkfs.xfs", "fsfreeze")
+    image = sparse(tmp_path / "fs.img", SIZE)
+    tool("mkfs.xfs", "-q", image)
+    with mounted(image, tmp_path / "mnt") as top:
+        churn(top, seed=7, files=400)
+        tool("fsfreeze", "-f", top)
+        tool("fsfreeze", "-u", top)
+        (top / "one").write_bytes(b"1" * 5000)
+        for folder in (top / "d0", top / "d1"):  # changes a folder, and so a buffer, but no free space
+            name = next(folder.iterdir())
+            name.rename(folder / name.name[::-1])
+        tool("sync", "-f", top)
+        with opened_live(image) as device:
+            found = xfs.used_extents(device, 0, device.size)
+    group = geometry(image)["agblocks"] * 4096
+    starts = range(0, SIZE, group)
+    whole = [at for at in starts if any(extent.start <= at and extent.end >= at + group for extent in found)]
+    assert len(whole) == 1
+
+
+def test_small_batches_give_the_same_map(
+    made: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = make("1k-one-large-group", made, tmp_path).path
+    before = mapped(image)
+    monkeypatch.setattr(xfs, "NODE_BATCH", 1)
+    monkeypatch.setattr(xfs, "AG_BATCH", 1)
+    assert mapped(image) == before
+
+
 @pytest.mark.parametrize("shape", ["default", "4-no-lazy"])
 def test_a_log_that_was_not_closed_copies_everything(
     shape: str, made: dict[str, Made], tmp_path: Path
@@ -247,6 +295,20 @@ def test_a_log_that_was_not_closed_copies_everything(
         found = used_map(device, 0, device.size, identify(device, 0, device.size), name="sda1")
     assert found.extents == (Extent(0, SIZE),)
     assert "log" in found.warnings[0]
+
+
+def test_a_log_that_was_overtaken_is_not_closed(made: dict[str, Made], tmp_path: Path) -> None:
+    """Writes of a log may overtake each other: an unmount record with newer blocks behind a gap is no end."""
+    image = clone(make("default", made, tmp_path).path, tmp_path)
+    head = int(re.search(r"head:\s*(\d+)", tool("xfs_logprint", "-t", image))[1])  # type: ignore[index]
+    start = log_start(geometry(image))
+    with image.open("r+b") as handle:
+        handle.seek(start + (head - 1) * 512)
+        cycle = handle.read(4)
+        handle.seek(start + (head + 1000) * 512)
+        handle.write(cycle)
+    with opened(image) as device, pytest.raises(MapUnknown, match="log"):
+        xfs.used_extents(device, 0, device.size)
 
 
 def log_start(sb: dict[str, int]) -> int:
@@ -290,6 +352,13 @@ def test_what_contradicts_itself_is_unknown(
         xfs.used_extents(device, 0, device.size)
 
 
+def test_a_tree_that_points_out_of_its_group_is_unknown(made: dict[str, Made], tmp_path: Path) -> None:
+    source = make("1k-one-large-group", made, tmp_path).path
+    image = damaged(source, tmp_path, "agf 0", "addr bnoroot", "write -d ptrs[2] 0x7fffffff")
+    with opened(image) as device, pytest.raises(MapUnknown, match="points outside"):
+        xfs.used_extents(device, 0, device.size)
+
+
 def test_on_a_live_device_a_group_that_contradicts_itself_is_copied_whole(
     made: dict[str, Made], tmp_path: Path
 ) -> None:
@@ -320,26 +389,6 @@ def test_crc32c_has_its_check_value() -> None:
     assert crc32c(bytes(32)) == 0x8A9136AA
     assert crc32c(b"\xff" * 32) == 0x62A8AB43
     assert crc32c(b"") == 0
-
-
-class Altered(FileDevice):
-    """A disk with some bytes changed as they are read."""
-
-    def __init__(self, handle: int, size: int, *, live: bool) -> None:
-        super().__init__(handle, size=size, sector_size=512, name="altered")
-        self.changes: dict[int, int] = {}
-        self.is_live = live
-
-    @property
-    def live(self) -> bool:
-        return self.is_live
-
-    def read(self, offset: int, length: int) -> bytes:
-        raw = bytearray(super().read(offset, length))
-        for at, value in self.changes.items():
-            if offset <= at < offset + length:
-                raw[at - offset] = value
-        return bytes(raw)
 
 
 @pytest.mark.parametrize("shape", ["default", "4-512"])
@@ -376,7 +425,7 @@ def test_whatever_the_bytes_are_the_map_stays_inside_and_ends(
 def _outcome(device: FileDevice) -> str:
     try:
         found = xfs.used_extents(device, 0, device.size)
-    except (MapUnknown, TransportError):
+    except MapUnknown:
         return "unknown"
     assert all(extent.start >= 0 and extent.length > 0 and extent.end <= device.size for extent in found)
     return "mapped"

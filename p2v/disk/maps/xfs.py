@@ -101,7 +101,7 @@ def used_extents(device: BlockDevice, start: int, length: int) -> list[Extent]:
 
 
 def _check_total(sb: _Super, free: int, trees: int) -> None:
-    """The superblock counts the blocks of the free-space trees as free; groups of old ones do not know them."""
+    """The superblock counts blocks of the free-space trees as free; groups of old ones do not know them."""
     least, most = (free + trees, free + trees) if sb.lazy else (free, free + sb.blocks // 64)
     if not least <= sb.free <= most:
         raise MapUnknown(f"its groups count {least} free blocks, its superblock {sb.free}")
