@@ -14,15 +14,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2v.disk import digests
+from p2v.disk import digests, extents
 from p2v.disk.device import BlockData, BlockDevice, BlockRequest
 from p2v.disk.digests import DigestJournal, DigestTable
-from p2v.disk.extents import block_requests
-from p2v.disk.image_digests import ImageDigests, next_data
+from p2v.disk.image_digests import ImageDigests
+from p2v.disk.image_file import ImageFile, open_image_file
 from p2v.errors import TargetError, VerifyError
 from p2v.model import BLOCK_SIZE, CaptureStats, Extent, KiB, MiB
 
@@ -73,36 +73,48 @@ def capture_disk(
     has the same: both sides are hashed, nothing travels. Raises TransportError, TargetError (no space).
     """
     started = time.monotonic()
-    requests = list(block_requests(used, size=device.size))
-    with open_image(files.partial_image, device.size) as handle:
-        kept = _kept_blocks(device, handle, requests, files.journal)
-        _drop_stale(handle, files.journal, requests, device.size)
-        missing = [request for request in requests if request.index not in kept]
-        reused = sum(request.data_size for request in requests if request.index in kept)
-        progress(reused)
-        with digests.open_journal(files.journal) as journal:
-            wire, written = _copy_blocks(device, missing, handle, journal, progress)
-        with _disk_errors(files.partial_image):
-            os.fsync(handle)
     table = DigestTable(device.size)
-    for index, digest in (kept | written).items():
-        table[index] = digest
-    data_size = sum(request.data_size for request in requests)
-    stats = CaptureStats(device.size, data_size, wire, reused, time.monotonic() - started)
+    with open_image(files.partial_image, device.size) as image:
+        kept = _kept_blocks(device, image, used, files.journal)
+        for index, digest in kept.items():
+            table[index] = digest
+        _drop_stale(image, used, files.journal)
+        reused = sum(request.data_size for request in _requests(used, table.size) if request.index in kept)
+        progress(reused)
+        missing = (request for request in _requests(used, table.size) if request.index not in kept)
+        with digests.open_journal(files.journal) as journal:
+            wire = _copy_blocks(device, missing, image, Records(table, journal), progress)
+        with _disk_errors(files.partial_image):
+            os.fsync(image.handle)
+    stats = CaptureStats(table.size, extents.total(used), wire, reused, time.monotonic() - started)
     return Captured(table, stats)
 
 
+def _requests(used: Iterable[Extent], size: int) -> Iterator[BlockRequest]:
+    # Made anew each time that they are needed: those of a full disk of 2 TiB would fill 150 MiB.
+    return extents.block_requests(used, size=size)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Where the digest of a block goes: into the table, and into the journal once the block is written."""
+
+    table: DigestTable
+    journal: DigestJournal
+
+    def add(self, block: BlockData) -> None:
+        self.table[block.request.index] = block.digest
+        self.journal.append(block.request.index, block.digest)
+
+
 @contextmanager
-def open_image(path: Path, size: int) -> Iterator[int]:
+def open_image(path: Path, size: int) -> Iterator[ImageFile]:
     """A sparse image of exactly `size` bytes, open for reading and writing; an earlier one is kept."""
-    with _disk_errors(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    with ExitStack() as stack:
         with _disk_errors(path):
-            os.ftruncate(handle, size)
-        yield handle
-    finally:
-        os.close(handle)
+            image = stack.enter_context(open_image_file(path, os.O_RDWR | os.O_CREAT))
+            os.ftruncate(image.handle, size)
+        yield image
 
 
 @contextmanager
@@ -115,49 +127,42 @@ def _disk_errors(what: object) -> Iterator[None]:
 
 
 def _kept_blocks(
-    device: BlockDevice, handle: int, requests: list[BlockRequest], journal: Path
+    device: BlockDevice, image: ImageFile, used: Sequence[Extent], journal: Path
 ) -> dict[int, bytes]:
-    """Blocks of an earlier try that are right here and unchanged there."""
+    """Blocks of an earlier try that are right here and unchanged there, with their digests."""
     recorded = digests.read_journal(journal, device.size)
-    written = {request.index: request for request in requests if request.index in recorded}
-    # Not a list: the source digests its side while this side still does the same.
-    candidates = (
-        written[index]
-        for index, digest in ImageDigests(handle, device.size).of_blocks(written)
-        if digest == recorded[index]
-    )
-    return {
-        request.index: digest
-        for request, digest in device.hash_blocks(candidates)
-        if digest == recorded[request.index]
-    }
+    written = {one.index: one for one in _requests(used, device.size) if one.index in recorded}
+    with closing(ImageDigests(image, device.size).of_blocks(written)) as here:
+        # Not a list: the source digests its side while this side still does the same.
+        right = (written[index] for index, digest in here if digest == recorded[index])
+        there = device.hash_blocks(right)
+        return {request.index: digest for request, digest in there if digest == recorded[request.index]}
 
 
-def _drop_stale(handle: int, journal: Path, requests: list[BlockRequest], size: int) -> None:
+def _drop_stale(image: ImageFile, used: Sequence[Extent], journal: Path) -> None:
     """Zero blocks that an earlier try wrote and that the source has freed since."""
-    wanted = {request.index for request in requests}
-    for index in digests.read_journal(journal, size):
-        if index not in wanted:
-            with _disk_errors("the image"):
-                os.pwrite(handle, bytes(digests.block_length(index, size)), index * BLOCK_SIZE)
+    size = os.fstat(image.handle).st_size
+    stale = set(digests.read_journal(journal, size))
+    stale -= {request.index for request in _requests(used, size) if request.index in stale}
+    for index in stale:
+        with _disk_errors("the image"):
+            _write_zeros(image, index * BLOCK_SIZE, digests.block_length(index, size))
 
 
 def _copy_blocks(
     device: BlockDevice,
     requests: Iterable[BlockRequest],
-    handle: int,
-    journal: DigestJournal,
+    image: ImageFile,
+    records: Records,
     progress: Progress,
-) -> tuple[int, dict[int, bytes]]:
-    """Fetch and write; returns bytes on the wire and the digest of each block written."""
+) -> int:
+    """Fetch and write; returns bytes on the wire."""
     wire = 0
-    written: dict[int, bytes] = {}
-    with _writer(handle, journal, progress) as put:
+    with _writer(image, records, progress) as put:
         for block in device.fetch(requests):
             wire += block.wire_size
-            written[block.request.index] = block.digest
             put(block)
-    return wire, written
+    return wire
 
 
 class _Failed(Exception):
@@ -165,7 +170,7 @@ class _Failed(Exception):
 
 
 @contextmanager
-def _writer(handle: int, journal: DigestJournal, progress: Progress) -> Iterator[Callable[[BlockData], None]]:
+def _writer(image: ImageFile, records: Records, progress: Progress) -> Iterator[Callable[[BlockData], None]]:
     """One thread writes blocks from a bounded queue; its first error ends the copy and is raised here."""
     blocks: queue.Queue[BlockData | None] = queue.Queue(QUEUE_BLOCKS)
     errors: list[BaseException] = []
@@ -175,8 +180,8 @@ def _writer(handle: int, journal: DigestJournal, progress: Progress) -> Iterator
             if errors:
                 continue  # drain, so that the reader never waits for a place in the queue
             try:
-                flush(_write_block(handle, block))
-                journal.append(block.request.index, block.digest)
+                flush(_write_block(image, block))
+                records.add(block)
                 progress(block.request.data_size)
             except BaseException as error:
                 errors.append(error)
@@ -187,7 +192,7 @@ def _writer(handle: int, journal: DigestJournal, progress: Progress) -> Iterator
         blocks.put(block)
 
     thread = threading.Thread(target=work, name="image-writer", daemon=True)
-    with _flusher(handle, errors) as flush:
+    with _flusher(image, errors) as flush:
         thread.start()
         try:
             yield put
@@ -201,7 +206,7 @@ def _writer(handle: int, journal: DigestJournal, progress: Progress) -> Iterator
 
 
 @contextmanager
-def _flusher(handle: int, errors: list[BaseException]) -> Iterator[Callable[[int], None]]:
+def _flusher(image: ImageFile, errors: list[BaseException]) -> Iterator[Callable[[int], None]]:
     """One thread that brings the image onto the disk beside the copy, each time `FLUSH_BYTES` were written.
 
     The kernel reports a failed write to one flush only, so an error here is an error of the copy.
@@ -213,7 +218,7 @@ def _flusher(handle: int, errors: list[BaseException]) -> Iterator[Callable[[int
         while wanted.get():
             try:
                 with _disk_errors("the image"):
-                    os.fdatasync(handle)
+                    os.fdatasync(image.handle)
             except TargetError as error:
                 errors.append(error)
 
@@ -233,30 +238,30 @@ def _flusher(handle: int, errors: list[BaseException]) -> Iterator[Callable[[int
         thread.join()
 
 
-def _write_block(handle: int, block: BlockData) -> int:
-    """Write one block; what an earlier try left outside its used parts becomes zero. Returns bytes written."""
+def _write_block(image: ImageFile, block: BlockData) -> int:
+    """Write one block; what an earlier try left around its used parts becomes zero. Returns bytes written."""
     request = block.request
     written, done, end = 0, 0, 0
     with _disk_errors("the image"), memoryview(block.data) as data:
-        empty = next_data(handle, request.offset, request.offset + request.length) is None
+        empty = image.next_data(request.offset, request.offset + request.length) is None
         for start, size in request.pairs:
             if not empty:
-                _write_zeros(handle, request.offset + end, start - end)
-            written += _write_sparse(handle, request.offset + start, data[done : done + size], empty)
+                _write_zeros(image, request.offset + end, start - end)
+            written += _write_sparse(image, request.offset + start, data[done : done + size], empty)
             done, end = done + size, start + size
         if not empty:
-            _write_zeros(handle, request.offset + end, request.length - end)
+            _write_zeros(image, request.offset + end, request.length - end)
     return written
 
 
-def _write_zeros(handle: int, offset: int, size: int) -> None:
+def _write_zeros(image: ImageFile, offset: int, size: int) -> None:
     for at in range(offset, offset + size, STEP):
         length = min(STEP, offset + size - at)
-        if next_data(handle, at, at + length) is not None:
-            _write_all(handle, memoryview(_ZEROS)[:length], at)
+        if image.next_data(at, at + length) is not None:
+            image.write(memoryview(_ZEROS)[:length], at)
 
 
-def _write_sparse(handle: int, offset: int, data: memoryview, empty: bool) -> int:
+def _write_sparse(image: ImageFile, offset: int, data: memoryview, empty: bool) -> int:
     """Write what is not zero, and the zeros only where the image has data. Returns bytes written."""
     written, start = 0, 0
     for at in range(0, len(data), STEP):
@@ -264,24 +269,17 @@ def _write_sparse(handle: int, offset: int, data: memoryview, empty: bool) -> in
         if not _is_zero(piece):
             continue
         # Everything before this step in one write.
-        written += _write_all(handle, data[start:at], offset + start)
+        written += image.write(data[start:at], offset + start)
         if not empty:
-            _write_zeros(handle, offset + at, len(piece))
+            _write_zeros(image, offset + at, len(piece))
         start = at + len(piece)
-    return written + _write_all(handle, data[start:], offset + start)
+    return written + image.write(data[start:], offset + start)
 
 
 def _is_zero(piece: memoryview) -> bool:
     # A bytearray compares with memcmp; a memoryview on the left would go through its bytes one by one.
-    return _ZEROS == piece if len(piece) == STEP else _ZEROS[: len(piece)] == piece
-
-
-def _write_all(handle: int, piece: memoryview, offset: int) -> int:
-    size = len(piece)
-    while piece:
-        done = os.pwrite(handle, piece, offset)
-        piece, offset = piece[done:], offset + done
-    return size
+    zeros = _ZEROS if len(piece) == STEP else _ZEROS[: len(piece)]
+    return zeros == piece
 
 
 def verify_image(path: Path, table: DigestTable, *, progress: Progress) -> None:
@@ -289,21 +287,20 @@ def verify_image(path: Path, table: DigestTable, *, progress: Progress) -> None:
 
     Holes are not read. Raises VerifyError with the first block that differs.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if os.fstat(handle).st_size != table.size:
-            raise VerifyError(f"{path} has {os.fstat(handle).st_size} bytes instead of {table.size}")
-        image = ImageDigests(handle, table.size)
+    with open_image_file(path, os.O_RDONLY) as image:
+        size = os.fstat(image.handle).st_size
+        if size != table.size:
+            raise VerifyError(f"{path} has {size} bytes instead of {table.size}")
         after = 0
-        for index, digest in image.of_blocks(image.blocks_with_data()):
-            _verify_holes(path, table, after, index)
-            if digest != table[index]:
-                raise _differs(path, table, index)
-            after = index + 1
-            progress(digests.block_length(index, table.size))
-        _verify_holes(path, table, after, digests.block_count(table.size))
-    finally:
-        os.close(handle)
+        blocks = ImageDigests(image, size)
+        with closing(blocks.of_blocks(blocks.blocks_with_data())) as found:
+            for index, digest in found:
+                _verify_holes(path, table, after, index)
+                if digest != table[index]:
+                    raise _differs(path, table, index)
+                after = index + 1
+                progress(digests.block_length(index, size))
+        _verify_holes(path, table, after, digests.block_count(size))
 
 
 def _verify_holes(path: Path, table: DigestTable, first: int, end: int) -> None:

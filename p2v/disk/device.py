@@ -43,7 +43,7 @@ class BlockData:
     """
 
     request: BlockRequest
-    data: bytes | bytearray
+    data: bytes | memoryview
     digest: bytes
     wire_size: int
 

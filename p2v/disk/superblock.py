@@ -92,7 +92,8 @@ def _md_tail(blocks: list[bytes], length: int) -> Filesystem | None:
 
 
 def _md_old(block: bytes, length: int) -> str | None:
-    # 0.90, in words of 32 bits of the machine that wrote it: 0 magic, 1 and 2 version, 5 and 13 to 15 UUID, 8 size in KiB.
+    # 0.90, in words of 32 bits of the machine that wrote it: 0 magic, 1 and 2 version, 5 and 13 to 15 UUID,
+    # 8 size in KiB.
     for order in "<>":
         words = struct.unpack_from(f"{order}16I", block)
         if words[:2] == (MD_MAGIC, 0) and words[2] >= 90:
@@ -103,7 +104,8 @@ def _md_old(block: bytes, length: int) -> str | None:
 
 
 def _md_new(block: bytes, length: int) -> str | None:
-    # 1.0: 0 magic, 4 major version, 16 UUID of the array, 144 its own sector, counted from the start of the member.
+    # 1.0: 0 magic, 4 major version, 16 UUID of the array, 144 its own sector, counted from the start of the
+    # member.
     magic, major = struct.unpack_from("<II", block)
     own = struct.unpack_from("<Q", block, 144)[0] * 512
     known = (magic, major) == (MD_MAGIC, 1) and own == _md_places(length)[1]
@@ -195,7 +197,8 @@ def _fat(head: bytes, length: int) -> Filesystem | None:
 
 def _fat_counts(head: bytes) -> tuple[int, int | None]:
     """Size and used bytes; FAT32 alone counts what is free, in its FSInfo sector, as a hint."""
-    # 11 bytes in a sector, 13 sectors in a cluster, 19 and 32 sectors, 48 FSInfo; there 0, 484 and 508 marks, 488 free clusters.
+    # 11 bytes in a sector, 13 sectors in a cluster, 19 and 32 sectors, 48 FSInfo; there 0, 484 and 508
+    # marks, 488 free clusters.
     sector, per_cluster, _, total = struct.unpack_from("<HB5sH", head, 11)
     size = (total or struct.unpack_from("<I", head, 32)[0]) * sector
     info = head[struct.unpack_from("<H", head, 48)[0] * sector :][:512]

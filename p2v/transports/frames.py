@@ -96,11 +96,11 @@ def parse_response(head: bytes, *, limit: int) -> Response:
     return response
 
 
-def decode(response: Response, payload: bytes | bytearray, *, expected: int) -> bytes | bytearray:
+def decode(response: Response, payload: bytes | memoryview, *, expected: int) -> bytes | memoryview:
     """The bytes behind a payload, exactly `expected` of them. Raises TransportError where they are not."""
     if response.raw_size != expected:
         raise TransportError(f"The reader on the source sent {response.raw_size} bytes instead of {expected}")
-    data: bytes | bytearray
+    data: bytes | memoryview
     match response.codec:
         case Codec.NONE:
             data = payload
@@ -115,7 +115,7 @@ def decode(response: Response, payload: bytes | bytearray, *, expected: int) -> 
     return data
 
 
-def _inflate(payload: bytes | bytearray, expected: int) -> bytes:
+def _inflate(payload: bytes | memoryview, expected: int) -> bytes:
     inflater = zlib.decompressobj()
     try:
         # One byte more than expected is enough to notice a bomb without filling memory with it.
@@ -124,7 +124,7 @@ def _inflate(payload: bytes | bytearray, expected: int) -> bytes:
         raise TransportError(f"The reader on the source sent damaged data: {error}") from error
 
 
-def _expand(payload: bytes | bytearray, expected: int) -> bytes:
+def _expand(payload: bytes | memoryview, expected: int) -> bytes:
     try:
         # The frame names its size, and the library takes that much memory: look first.
         if zstandard.frame_content_size(payload) != expected:

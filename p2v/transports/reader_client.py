@@ -10,6 +10,7 @@ from itertools import count
 from typing import Protocol
 
 from p2v.disk.device import BlockData, BlockRequest
+from p2v.disk.image_file import page_buffer
 from p2v.errors import TransportError
 from p2v.model import MiB
 from p2v.transports import frames
@@ -23,6 +24,7 @@ BYTES_IN_FLIGHT = 32 * MiB
 them are ever held than the window of the SSH channel.
 """
 
+PAGED = 256 * 1024
 SLACK = 64 * 1024
 """How much larger than its content a compressed payload may be before it is refused."""
 
@@ -38,10 +40,15 @@ class Line(Protocol):
 
 
 class ReaderClient:
-    """Talks to one reader. Not for several threads at once."""
+    """Talks to one reader. Not for several threads at once.
 
-    def __init__(self, line: Line) -> None:
+    `took` is told of the bytes of each answer after they came, and may wait: then so does the source, once
+    the window of the channel is full (`RateLimit.take`).
+    """
+
+    def __init__(self, line: Line, *, took: Callable[[int], None] | None = None) -> None:
         self._line = line
+        self._took = took
         self._tags = count(1)
 
     def hello(self) -> dict[str, object]:
@@ -129,18 +136,18 @@ class ReaderClient:
         return request, self._head(tag, limit=frames.MAX_LENGTH + SLACK)
 
     def _head(self, tag: int, *, limit: int) -> Response:
-        response = frames.parse_response(bytes(self._exactly(frames.RESPONSE.size)), limit=limit)
+        response = frames.parse_response(self._exactly(frames.RESPONSE.size), limit=limit)
         if response.tag != tag:
             raise TransportError("The reader on the source answered a question that was not asked")
         return response
 
-    def _payload(self, response: Response, request: BlockRequest) -> bytearray:
+    def _payload(self, response: Response, request: BlockRequest) -> memoryview:
         if response.codec is Codec.ZERO and response.payload_size:
             raise TransportError("The reader on the source sent data with a block of zeros")
-        payload = self._exactly(response.payload_size)
+        payload = self._view(response.payload_size)
         if response.status is Status.OK:
             return payload
-        said = payload[:500].decode("utf-8", "replace")
+        said = bytes(payload[:500]).decode("utf-8", "replace")
         what = "read" if response.status is Status.READ_ERROR else "serve"
         raise TransportError(f"The source could not {what} the disk at byte {request.offset}: {said}")
 
@@ -158,7 +165,7 @@ class ReaderClient:
             raise TransportError(f"The reader on the source announced {size} bytes of text")
         return size
 
-    def _parse(self, payload: bytearray) -> dict[str, object]:
+    def _parse(self, payload: bytes) -> dict[str, object]:
         try:
             value = json.loads(payload)
         except ValueError as error:
@@ -167,11 +174,16 @@ class ReaderClient:
             raise TransportError("The reader on the source answered JSON that is not an object")
         return value
 
-    def _exactly(self, size: int) -> bytearray:
-        buffer = bytearray(size)
-        with memoryview(buffer) as view:
-            self._line.readinto(view)
-        return buffer
+    def _exactly(self, size: int) -> bytes:
+        return bytes(self._view(size))
+
+    def _view(self, size: int) -> memoryview:
+        """Data of blocks starts on a page, so that it can be written past the page cache."""
+        view = page_buffer(size) if size >= PAGED else memoryview(bytearray(size))
+        self._line.readinto(view)
+        if self._took is not None:
+            self._took(size)
+        return view
 
 
 def _plain_request(offset: int, length: int) -> BlockRequest:

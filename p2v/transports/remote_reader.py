@@ -45,6 +45,7 @@ MAX_COUNT = 65536
 TEXT_LIMIT = 65536
 NO_DIGEST = b"\x00" * 32
 ZEROS = bytearray(1024 * 1024)
+WHOLE = {len(ZEROS): ZEROS, 65536: ZEROS[:65536]}
 # Of a sparse block the zeros cost most to digest; blocks with little in them are often the same (bitmaps).
 SMALL = 65536
 REMEMBERED = 64
@@ -52,14 +53,24 @@ WORKERS = min(4, os.cpu_count() or 1)
 BUFFERS = WORKERS + 4
 SAMPLE = 131072
 TRIAL_EVERY = 32
+PIECE = 65536
 
 
 def is_zero(view: memoryview) -> bool:
     """A bytearray compares with memcmp; a memoryview would go through its bytes one by one."""
-    return all(
-        ZEROS == part if len(part) == len(ZEROS) else ZEROS[: len(part)] == part
-        for part in (view[at : at + len(ZEROS)] for at in range(0, len(view), len(ZEROS)))
-    )
+    for at in range(0, len(view), len(ZEROS)):
+        part = view[at : at + len(ZEROS)]
+        zeros = WHOLE.get(len(part)) or ZEROS[: len(part)]
+        if zeros != part:
+            return False
+    return True
+
+
+def has_many_zeros(view: memoryview) -> bool:
+    """Whether a quarter of it or more is zero, counted in pieces of 64 KiB."""
+    pieces = range(0, len(view) - PIECE + 1, PIECE)
+    zero = sum(1 for at in pieces if not view[at] and is_zero(view[at : at + PIECE]))
+    return zero * 4 >= max(1, len(pieces))
 
 
 class Line:
@@ -181,7 +192,13 @@ class Zstd:
         self.library = ctypes.CDLL("libzstd.so.1")
         self.library.ZSTD_compressBound.argtypes = [ctypes.c_size_t]
         self.library.ZSTD_compressBound.restype = ctypes.c_size_t
-        self.library.ZSTD_compress.argtypes = [ctypes.c_void_p, ctypes.c_size_t] * 2 + [ctypes.c_int]
+        self.library.ZSTD_compress.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.c_int,
+        ]
         self.library.ZSTD_compress.restype = ctypes.c_size_t
         self.library.ZSTD_isError.argtypes = [ctypes.c_size_t]
 
@@ -214,21 +231,28 @@ class Adaptive:
     """Compresses where compressing a byte takes less time than the time on the wire that it saves.
 
     The wire's time is that of writes which had to wait: those of a writer that always had the next block. It
-    is unknown at first, so that the first blocks go as they are. What compression costs and saves is tried on
-    a sample from time to time, and known of each block that was compressed.
+    is unknown at first, so that the first blocks go as they are; those with many zeros never do. What
+    compression costs and saves is tried on a sample from time to time, and known of each block that was
+    compressed.
     """
 
     def __init__(self, workers: int, packer: "Zstd | Zlib | None" = None) -> None:
         self.workers = workers
-        self.packer = packer
+        self.made = packer
         self.lock = threading.Lock()
         self.wire = 0.0
         self.busy = 0
         self.cost, self.ratio = 0.0, 1.0
         self.untried = TRIAL_EVERY
 
+    @property
+    def packer(self) -> "Zstd | Zlib":
+        if self.made is None:  # not before it is needed: ctypes takes 20 ms to load
+            self.made = best_packer()
+        return self.made
+
     def wrote(self, size: int, seconds: float, waited: bool) -> None:
-        """One write: `waited` says that the writer had to wait for the block, not the block for the writer."""
+        """One write: `waited` says that the writer waited for the block, not the block for the writer."""
         if size < SAMPLE:
             return
         self.busy = 0 if waited else self.busy + 1
@@ -241,9 +265,12 @@ class Adaptive:
         return old + (new - old) * 0.25 if old else new
 
     def pack(self, raw: memoryview) -> "tuple[int, bytes | memoryview]":
-        if not self.pays(raw):
+        if has_many_zeros(raw):  # cheap to compress, whatever the wire; says nothing of other blocks
+            small = self.packer.compress(raw)
+        elif self.pays(raw):
+            small = self.attempt(raw)
+        else:
             return CODEC_NONE, raw
-        small = self.attempt(raw)
         if len(small) < len(raw) * 0.9:
             return self.packer.codec, small
         return CODEC_NONE, raw
@@ -255,7 +282,6 @@ class Adaptive:
             self.untried += 1
             trial = self.untried > TRIAL_EVERY
             self.untried = 0 if trial else self.untried
-            self.packer = self.packer or best_packer()
         if trial:
             middle = max(0, len(raw) - SAMPLE) // 2
             self.attempt(raw[middle : middle + SAMPLE])
@@ -280,7 +306,6 @@ class Job:
         self.pairs = pairs
         self.wanted = False
         self.buffer = None  # type: memoryview | None
-        self.raw = None  # type: memoryview | None
         self.head = b""
         self.payload = b""  # type: bytes | memoryview
         self.ready = threading.Event()
@@ -308,8 +333,8 @@ class Server:
         self.adaptive = Adaptive(WORKERS)
         self.buffers = queue.Queue()  # type: queue.Queue[memoryview]
         for _ in range(BUFFERS):
-            self.buffers.put(memoryview(mmap.mmap(-1, MAX_LENGTH)))
-        self.work = queue.Queue()  # type: queue.Queue[Job]
+            self.buffers.put(memoryview(mmap.mmap(-1, MAX_LENGTH, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)))
+        self.work = queue.Queue()  # type: queue.Queue[tuple[Job, memoryview]]
         self.order = queue.Queue(4 * BUFFERS)  # type: queue.Queue[Job | None]
         self.writer = self.start(self.write)
         for _ in range(WORKERS):
@@ -374,14 +399,14 @@ class Server:
     def read(self, job: Job, disk: Disk, offset: int, wanted: bool) -> None:
         job.buffer = self.buffers.get()
         size = disk.fill(job.buffer, offset, job.length, job.pairs)
-        job.raw, job.wanted = job.buffer[:size], wanted
-        self.work.put(job)
+        job.wanted = wanted
+        self.work.put((job, job.buffer[:size]))
 
     def digest_and_pack(self) -> None:
         while True:
-            job = self.work.get()
+            job, raw = self.work.get()
             try:
-                self.finish(job, job.raw)
+                self.finish(job, raw)
             except Exception as error:
                 job.fail(error)
 

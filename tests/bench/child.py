@@ -1,7 +1,7 @@
 """The p2v side of the bench in a process of its own: what the capture room does with one disk.
 
-`python -m tests.bench.child PORT IDENTITY KNOWN_HOSTS IMAGE FOLDER` prints one JSON object. Its peak memory is
-the kernel's own count of this process (VmHWM).
+`python -m tests.bench.child URL IDENTITY KNOWN_HOSTS IMAGE FOLDER` prints one JSON object. Its peak memory
+is the kernel's own count of this process (VmHWM).
 """
 
 from __future__ import annotations

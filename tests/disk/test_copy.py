@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -121,6 +122,91 @@ def test_a_journal_cut_short_costs_one_block(source: Path, tmp_path: Path) -> No
     Counts.fetched = 0
     copy(source, tmp_path, Counts)
     assert Counts.fetched == 1
+
+
+def test_resume_zeroes_what_the_source_has_freed(source: Path, tmp_path: Path) -> None:
+    files, _ = copy(source, tmp_path)
+    some = (Extent(0, 8192), Extent(BLOCK_SIZE + 65536, 8192))
+    with open_file_device(source) as device:
+        captured = capture_disk(device, some, files, progress=lambda _: None)
+    verify_image(files.partial_image, captured.table, progress=lambda _: None)
+    wanted, content = bytearray(SIZE), source.read_bytes()
+    for extent in some:
+        wanted[extent.start : extent.end] = content[extent.start : extent.end]
+    assert files.partial_image.read_bytes() == bytes(wanted)
+
+
+def test_zeros_at_the_source_overwrite_what_was_there(source: Path, tmp_path: Path) -> None:
+    files, _ = copy(source, tmp_path)
+    with source.open("r+b") as handle:
+        handle.seek(4096)
+        handle.write(bytes(MiB))
+    copy(source, tmp_path)
+    assert files.partial_image.read_bytes()[: 2 * MiB] == source.read_bytes()[:MiB] + bytes(MiB)
+
+
+@pytest.mark.parametrize("refused_at", ["open", "write"])
+def test_a_filesystem_without_direct_io_goes_through_the_cache(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused_at: str
+) -> None:
+    """As tmpfs and some network filesystems say it."""
+    plain_open, plain_write = os.open, os.pwrite
+    direct: set[int] = set()
+
+    def open_(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_DIRECT and refused_at == "open":
+            raise OSError(errno.EINVAL, "Invalid argument")
+        handle = plain_open(path, flags, mode)
+        direct.update({handle} if flags & os.O_DIRECT else ())
+        direct.difference_update(() if flags & os.O_DIRECT else {handle})
+        return handle
+
+    def pwrite(handle: int, piece: bytes, offset: int) -> int:
+        if handle in direct:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return plain_write(handle, piece, offset)
+
+    monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    files, _ = copy(source, tmp_path)
+    assert files.partial_image.read_bytes()[:MiB] == source.read_bytes()[:MiB]
+
+
+def test_a_failed_flush_is_the_targets_error(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel reports lost writes once: to the flush that asked first."""
+
+    def broken(handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("p2v.disk.copy.FLUSH_BYTES", MiB)
+    monkeypatch.setattr(os, "fdatasync", broken)
+    with pytest.raises(TargetError, match="Input/output error"):
+        copy(source, tmp_path)
+
+
+def test_like_blocks_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    """Blocks with little in them are remembered by content: the same bytes elsewhere are another block."""
+    content = bytearray(6 * BLOCK_SIZE)
+    for block, at in enumerate((0, 0, 65536, 65536, 0, 0)):
+        content[block * BLOCK_SIZE + at : block * BLOCK_SIZE + at + 4096] = b"same" * 1024
+    content[4 * BLOCK_SIZE] = 0x7A
+    path = tmp_path / "source.img"
+    path.write_bytes(content)
+    used = (Extent(0, len(content)),)
+    files = ImageFiles(tmp_path / "disk0.raw", tmp_path / "disk0.digest")
+    with open_file_device(path) as device:
+        captured = capture_disk(device, used, files, progress=lambda _: None)
+    for block in range(6):
+        part = content[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE]
+        assert captured.table[block] == hashlib.sha256(part).digest()
+    verify_image(files.partial_image, captured.table, progress=lambda _: None)
+    with files.partial_image.open("r+b") as handle:
+        handle.seek(5 * BLOCK_SIZE)
+        handle.write(b"z")
+    with pytest.raises(VerifyError, match="Block 5 "):
+        verify_image(files.partial_image, captured.table, progress=lambda _: None)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,36 @@ def free_ranges(image: Path) -> tuple[int, list[tuple[int, int]]]:
     return size, free
 
 
+def untouched_blocks(image: Path) -> set[int]:
+    """What dumpe2fs says was never touched: bitmaps marked so, and the ends of inode tables."""
+    said = tool("dumpe2fs", image)
+    size = int(re.search(r"^Block size:\s+(\d+)", said, re.M)[1])  # type: ignore[index]
+    inode_size = int(re.search(r"^Inode size:\s+(\d+)", said, re.M)[1])  # type: ignore[index]
+    blocks: set[int] = set()
+    for group in re.split(r"^Group \d+:", said, flags=re.M)[1:]:
+        places = dict(re.findall(r"(Block bitmap|Inode bitmap|Inode table) at (\S+)", group))
+        number = {name: [int(one) for one in re.findall(r"\d+", place)] for name, place in places.items()}
+        if "BLOCK_UNINIT" in group:
+            blocks.add(number["Block bitmap"][0])
+        if "INODE_UNINIT" in group:
+            blocks.add(number["Inode bitmap"][0])
+        unused = re.search(r"(\d+) unused inodes", group)
+        last = number["Inode table"][1]
+        blocks |= set(range(last + 1 - int(unused[1] if unused else 0) * inode_size // size, last + 1))
+    return blocks
+
+
+def covered_blocks(mapped: list[Extent], block_size: int) -> set[int]:
+    return {
+        block
+        for extent in mapped
+        for block in range(extent.start // block_size, -(-extent.end // block_size))
+    }
+
+
+WITH_CHECKSUMS = {shape for shape in SHAPES if shape.startswith("ext4-")}
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_used_block_is_in_the_map(tmp_path: Path, shape: str) -> None:
     image, _ = make(tmp_path, shape)
@@ -81,6 +111,10 @@ def test_every_used_block_is_in_the_map(tmp_path: Path, shape: str) -> None:
     used = bytearray(b"\1" * count)
     for first, last in free:
         used[first : last + 1] = bytes(last + 1 - first)
+    untouched = untouched_blocks(image)
+    assert bool(untouched) == (shape in WITH_CHECKSUMS)
+    for block in untouched:
+        used[block] = 0
     covered = bytearray(count)
     for extent in mapped:
         first, end = extent.start // block_size, -(-extent.end // block_size)
@@ -90,6 +124,22 @@ def test_every_used_block_is_in_the_map(tmp_path: Path, shape: str) -> None:
     # The other direction, or a map that says "everything" would pass.
     surplus = sum(1 for block in range(count) if covered[block] and not used[block])
     assert surplus * block_size <= 2 * MiB
+    assert not untouched & covered_blocks(mapped, block_size)
+
+
+@pytest.mark.parametrize("shape", ["ext4-default", "ext4-no-csum"])
+def test_a_descriptor_with_a_wrong_checksum_is_not_believed(tmp_path: Path, shape: str) -> None:
+    """The kernel and e2fsck then look at every inode of the group, so every one must be in the copy."""
+    image, _ = make(tmp_path, shape)
+    untouched = untouched_blocks(image)
+    with image.open("r+b") as handle:
+        handle.seek(4096 + 30)
+        checksum = handle.read(1)
+        handle.seek(4096 + 30)
+        handle.write(bytes([checksum[0] ^ 1]))
+    with opened(image) as device:
+        mapped = ext.used_extents(device, 0, device.size)
+    assert untouched <= covered_blocks(mapped, 4096)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

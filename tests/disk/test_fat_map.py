@@ -1,4 +1,6 @@
-"""The FAT map against dosfstools, mtools and partclone: nothing used is missing, and files survive the copy."""
+"""The FAT map against dosfstools, mtools and partclone: nothing used is missing, and files survive the
+copy.
+"""
 
 from __future__ import annotations
 
@@ -212,6 +214,22 @@ def test_the_counters_of_fsinfo_are_hints(made: Maker, tmp_path: Path) -> None:
         assert unknown.used is None
 
 
+def test_every_bit_of_an_entry_counts(made: Maker, tmp_path: Path) -> None:
+    """Three bits of 12; and of 32 the lower 28, the others are reserved."""
+    assert fat._digits_12(b"\0\0\x10\x01\0\0\0\x08", 5) == "01101"
+    image = own_copy(made, "32-512", tmp_path)
+    first, _ = tables(image)
+    with opened(image) as device:
+        before = fat.used_extents(device, 0, device.size)
+    poke(image, first + 4 * 150_000, b"\0\0\0\xf0")
+    with opened(image) as device:
+        assert fat.used_extents(device, 0, device.size) == before
+    poke(image, first + 4 * 150_000, b"\0\0\0\xf1")
+    with opened(image) as device:
+        after = fat.used_extents(device, 0, device.size)
+    assert volumes.outside(after, before, image.stat().st_size) == 512
+
+
 def test_an_erased_table_is_unknown(made: Maker, tmp_path: Path) -> None:
     image = own_copy(made, "32-512", tmp_path)
     first, length = tables(image)
@@ -233,6 +251,7 @@ def test_an_erased_table_is_unknown(made: Maker, tmp_path: Path) -> None:
         ("12", 16, b"\xff"),
         ("12", 22, b"\x01\0"),  # too small for the clusters
         ("16", 32, b"\xff\xff\xff\xff"),
+        ("16", 32, struct.pack("<I", 64 * 2048 + 3 + 8)),  # longer than the partition
         ("32-512", 36, b"\xff\xff\xff\x7f"),
         ("32-512", 42, b"\x01\0"),
         ("32-512", 44, b"\0\0\0\0"),

@@ -1,4 +1,4 @@
-"""The NTFS map against ntfs-3g and partclone: nothing used is missing, little else is there, files survive."""
+"""The NTFS map against ntfs-3g and partclone: nothing used is missing, files survive the copy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.disk.volumes import Patched, peek, poke, run
 pytestmark = pytest.mark.tools
 
 SHAPES = {
-    "4k": (160 * MiB + 7 * 512, ["-c", "4096"]),
+    "4k": (160 * MiB + 5 * 4096 + 7 * 512, ["-c", "4096"]),
     "512": (96 * MiB, ["-c", "512"]),
     "64k": (160 * MiB, ["-c", "65536"]),
     "2m": (512 * MiB, ["-c", "2097152"]),
@@ -71,11 +71,14 @@ def own_copy(made: Maker, shape: str, folder: Path) -> Path:
 def test_the_map_is_what_partclone_copies(made: Maker, shape: str) -> None:
     image = made(shape).path
     size = image.stat().st_size
-    oracle = volumes.partclone_used("partclone.ntfs", image)
+    oracle = volumes.untouched_used("partclone.ntfs", image)
     with opened(image) as device:
         mapped = ntfs.used_extents(device, 0, size)
     assert volumes.outside(oracle, mapped, size) == 0
-    # The other direction, or a map that says "everything" would pass: gaps that the copy closes anyway are no surplus. Nothing
+    # The padding bits behind the last cluster are set, and mean nothing.
+    assert mapped[-1].end == size
+    # The other direction, or a map that says "everything" would pass: gaps that the copy closes anyway are
+    # no surplus. Nothing
     # else is but the first and the last sectors.
     surplus = volumes.outside(mapped, normalise(oracle, size=size), size)
     assert surplus <= SHAPES_TAIL.get(shape, 16 * KiB)
@@ -120,7 +123,22 @@ def restart_page(sequence: int, *, client: int, flags: int, major: int = 1) -> b
     page = bytearray(4096)
     struct.pack_into("<4sHHQIIHHH", page, 0, b"RSTR", 30, 9, 0, 4096, 4096, 48, 1, major)
     # The area: sequence, clients, free list, list in use, flags, ...
-    area = (sequence, 1, 0xFFFF if client == 0 else 0, client, flags, 67 - 22, 224, 64, 2 * MiB, 0, 48, 64, 0, 0)
+    area = (
+        sequence,
+        1,
+        0xFFFF if client == 0 else 0,
+        client,
+        flags,
+        67 - 22,
+        224,
+        64,
+        2 * MiB,
+        0,
+        48,
+        64,
+        0,
+        0,
+    )
     struct.pack_into("<QHHHHIHHqIHHII", page, 48, *area)
     struct.pack_into("<QQHHH6xI8s", page, 48 + 64, 1, 1, 0xFFFF, 0xFFFF, 0, 8, "NTFS".encode("utf-16-le"))
     page[30:32] = b"\x07\x00"
@@ -173,7 +191,7 @@ def test_a_log_without_a_sound_page_is_copied_whole(made: Maker, tmp_path: Path)
 
 
 class Editor:
-    """Moves the content of a system file into extension records, as Windows does when it has too many runs."""
+    """Moves the content of a system file into extension records, as Windows does where runs are too many."""
 
     def __init__(self, image: Path) -> None:
         self.image = image
@@ -191,6 +209,10 @@ class Editor:
     def read(self, number: int) -> bytearray:
         raw = peek(self.image, self.place(number), self.volume.record_size)
         return bytearray(ntfs_record.with_fixups(raw, b"FILE"))
+
+    def is_free(self, number: int) -> bool:
+        raw = peek(self.image, self.place(number), 24)
+        return raw[:4] == b"FILE" and not raw[22] & 1
 
     def write(self, number: int, record: bytearray) -> None:
         at, count = struct.unpack_from("<HH", record, 4)
@@ -302,7 +324,7 @@ def test_content_in_extension_records_is_followed(
     image = own_copy(made, "512", tmp_path)
     with opened(image) as device:
         before = ntfs.used_extents(device, 0, device.size)
-    oracle = volumes.partclone_used("partclone.ntfs", image)
+    oracle = volumes.untouched_used("partclone.ntfs", made("512").path)
     Editor(image).spread(number, [16, 17, 18], keep_first=keep_first)
     # The same volume in the eyes of those who wrote the format's other implementation.
     assert volumes.partclone_used("partclone.ntfs", image) == oracle
@@ -312,6 +334,31 @@ def test_content_in_extension_records_is_followed(
     poke(image, Editor(image).place(17), b"BAAD")
     with opened(image) as device, pytest.raises(MapUnknown):
         ntfs.used_extents(device, 0, device.size)
+
+
+def test_a_table_whose_pieces_lead_to_one_another(made: Maker, tmp_path: Path) -> None:
+    """The record of a later piece of the table stands in an earlier one that is not in its first record."""
+    image = own_copy(made, "512", tmp_path)
+    with opened(image) as device:
+        before = ntfs.used_extents(device, 0, device.size)
+    editor = Editor(image)
+    clusters = sum(run.count for run in editor.table)
+    records = clusters * editor.volume.cluster_size // editor.volume.record_size
+    free = next(number for number in range(records // 4 + 8, records // 2 - 8) if editor.is_free(number))
+    editor.spread(ntfs.MFT, [16, free, 18], keep_first=True)
+    oracle = volumes.untouched_used("partclone.ntfs", made("512").path)
+    assert volumes.partclone_used("partclone.ntfs", image) == oracle
+    with opened(image) as device:
+        assert ntfs.used_extents(device, 0, device.size) == before
+
+
+def test_runs_outside_the_volume_are_unknown(made: Maker) -> None:
+    with opened(made("4k").path) as device:
+        volume = ntfs._read_boot(device, 0, device.size)
+    ntfs._check_runs(volume, [Run(0, volume.clusters - 2, 2)])
+    for runs in ([Run(0, volume.clusters - 1, 2)], [Run(1, 5, 2)], [Run(0, 5, 2), Run(3, 9, 1)]):
+        with pytest.raises(MapUnknown):
+            ntfs._check_runs(volume, runs)
 
 
 def test_the_bitmap_must_know_of_itself(made: Maker, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,12 @@ def fuse_mounted(program: str, image: Path, folder: Path, *options: str) -> Iter
             run("umount", folder)
 
 
+@cache
+def untouched_used(program: str, image: Path) -> list[Extent]:
+    """`partclone_used` of an image that no test changes."""
+    return partclone_used(program, image)
+
+
 def partclone_used(program: str, image: Path) -> list[Extent]:
     """What partclone would copy."""
     domain = image.with_name("domain.log")
@@ -103,7 +110,7 @@ def outside(inner: Sequence[Extent], outer: Sequence[Extent], size: int) -> int:
 
 
 def copied(image: Path, folder: Path) -> tuple[Path, int]:
-    """A copy of nothing but what the disk map says, and the bytes of that. No warning may stand in the way."""
+    """A copy of nothing but what the disk map says, and how many bytes that is. No warning may be given."""
     files = ImageFiles(folder / "copy.raw", folder / "copy.digest")
     with opened(image) as device:
         used = disk_map(device, disk_of(image))
@@ -179,8 +186,8 @@ def survive(
 ) -> tuple[int, int]:
     """Mutate the regions: extents within the partition, MapUnknown or TransportError, in bounded time.
 
-    `repair` makes checksums right again, so that what is behind them is reached. Returns how many mutations gave a map and how
-    many were refused.
+    `repair` makes checksums right again, so that what is behind them is reached. Returns how many mutations
+    gave a map and how many were refused.
     """
     chance = random.Random(5)
     started = time.monotonic()

@@ -9,11 +9,13 @@ import os
 import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from p2v.disk.device import BlockRequest, open_file_device
 from p2v.errors import ConnectionLost, TransportError
@@ -109,12 +111,135 @@ def test_digest_is_that_of_the_zero_filled_block(disk: Path) -> None:
     assert block.digest == hashlib.sha256(wanted).digest()
 
 
-def test_text_shrinks_and_zeros_cost_nothing(disk: Path) -> None:
+def test_zeros_cost_nothing(disk: Path) -> None:
     with reader() as client:
         remote = RemoteDisk(client, str(disk), sector_size=512, live=True)
         sizes = [block.wire_size for block in remote.fetch(REQUESTS)]
-    assert sizes[0] < (8192 + MiB) // 10
     assert sizes[2] < 100
+
+
+TEXT = memoryview(bytearray(b"".join(b"line %d of a log that shrinks\n" % n for n in range(30_000))))
+NOISE = memoryview(bytearray(os.urandom(MiB)))
+
+
+class Stopwatch:
+    """A packer that takes as long as it is told to."""
+
+    codec = remote_reader.CODEC_ZLIB
+
+    def __init__(self, now: list[float], seconds_a_byte: float) -> None:
+        self.now = now
+        self.seconds_a_byte = seconds_a_byte
+
+    def compress(self, raw: memoryview) -> bytes:
+        self.now[0] += len(raw) * self.seconds_a_byte
+        return zlib.compress(raw, 1)
+
+
+def adaptive(monkeypatch: pytest.MonkeyPatch, *, packer: float, wire: float) -> remote_reader.Adaptive:
+    """`packer` and `wire` in bytes per second, on a clock that nothing else moves."""
+    now = [0.0]
+    monkeypatch.setattr("p2v.transports.remote_reader.time.monotonic", lambda: now[0])
+    found = remote_reader.Adaptive(1, Stopwatch(now, 1 / packer))  # type: ignore[arg-type]
+    for _ in range(4):
+        found.wrote(BLOCK_SIZE, BLOCK_SIZE / wire, False)
+    return found
+
+
+def test_a_slow_wire_is_worth_compressing_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    packing = adaptive(monkeypatch, packer=80e6, wire=12e6)
+    codec, payload = packing.pack(TEXT)
+    assert codec == Codec.ZLIB
+    assert len(payload) < len(TEXT) // 4
+    assert packing.pack(NOISE) == (Codec.NONE, NOISE)
+
+
+def test_a_wire_faster_than_the_compressor_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    packing = adaptive(monkeypatch, packer=80e6, wire=600e6)
+    assert [packing.pack(TEXT)[0] for _ in range(40)] == [Codec.NONE] * 40
+
+
+def test_noise_is_sent_as_it_is_and_text_after_it_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    packing = adaptive(monkeypatch, packer=40e6, wire=12e6)
+    noise = [packing.pack(NOISE)[0] for _ in range(40)]
+    assert set(noise) == {Codec.NONE}
+    attempts = packing.packer.now[0] * 40e6 / MiB  # type: ignore[union-attr]
+    assert attempts < 10
+    later = [packing.pack(TEXT)[0] for _ in range(200)]
+    assert later[-1] == Codec.ZLIB
+
+
+def test_zeros_among_the_bytes_do_not_travel_whatever_the_wire() -> None:
+    mixed = memoryview(bytearray(bytes(MiB) + NOISE[: 2 * MiB]))
+    codec, payload = remote_reader.Adaptive(1).pack(mixed)
+    assert codec in (Codec.ZLIB, Codec.ZSTD)
+    assert len(payload) < len(NOISE) + 65536
+
+
+def test_an_unknown_wire_gets_the_first_blocks_as_they_are() -> None:
+    assert remote_reader.Adaptive(1).pack(TEXT) == (Codec.NONE, TEXT)
+
+
+@pytest.mark.parametrize("packer", [remote_reader.Zlib, remote_reader.Zstd])
+def test_what_a_packer_made_is_read_here(packer: type[remote_reader.Zlib | remote_reader.Zstd]) -> None:
+    for content in (TEXT, NOISE, TEXT[:700]):
+        payload = bytes(packer().compress(content))
+        parsed = frames.Response(Status.OK, 1, Codec(packer.codec), len(content), len(payload), bytes(32))
+        assert frames.decode(parsed, payload, expected=len(content)) == content
+
+
+def test_without_the_library_zlib_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise OSError("libzstd.so.1: cannot open shared object file")
+
+    monkeypatch.setattr("ctypes.CDLL", missing)
+    assert isinstance(remote_reader.best_packer(), remote_reader.Zlib)
+
+
+def test_many_answers_come_in_order_and_whole(tmp_path: Path) -> None:
+    """More blocks than buffers, large and small, with an error in the middle of them."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(os.urandom(8 * MiB) + bytes(8 * MiB) + os.urandom(8 * MiB))
+    requests = [BlockRequest(n, n * 65536, 65536, ((0, 4096), (8192, 8192))) for n in range(384)]
+    requests += [BlockRequest(n, n * BLOCK_SIZE, BLOCK_SIZE, ((0, BLOCK_SIZE),)) for n in range(6)] * 4
+    with reader() as client, open_file_device(path) as local:
+        remote = RemoteDisk(client, str(path), sector_size=512, live=True)
+        for ours, theirs in zip(local.fetch(requests), remote.fetch(requests), strict=True):
+            assert (ours.request, bytes(ours.data), ours.digest) == (
+                theirs.request,
+                bytes(theirs.data),
+                theirs.digest,
+            )
+        outside = BlockRequest(0, 24 * MiB, 4096, ((0, 4096),))
+        with pytest.raises(TransportError, match="outside"):
+            list(remote.fetch([outside]))
+        assert remote.read(0, 10) == path.read_bytes()[:10]
+
+
+def test_a_block_like_one_before_has_its_own_digest(tmp_path: Path) -> None:
+    """Blocks with little in them are remembered: same bytes elsewhere, or other bytes, are another block."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(b"a" * 4096 + b"b" * 4096 + bytes(BLOCK_SIZE - 8192) + b"a" * 4096 + bytes(MiB - 4096))
+    shapes = [
+        BlockRequest(0, 0, BLOCK_SIZE, ((0, 4096),)),
+        BlockRequest(0, 0, BLOCK_SIZE, ((4096, 4096),)),
+        BlockRequest(0, 0, BLOCK_SIZE, ((0, 8192),)),
+        BlockRequest(1, BLOCK_SIZE, MiB, ((0, 4096),)),
+        BlockRequest(1, BLOCK_SIZE, MiB, ((8192, 4096),)),
+    ] * 3
+    with reader() as client, open_file_device(path) as local:
+        remote = RemoteDisk(client, str(path), sector_size=512, live=True)
+        assert list(remote.hash_blocks(shapes)) == list(local.hash_blocks(shapes))
+        for ours, theirs in zip(local.fetch(shapes), remote.fetch(shapes), strict=True):
+            assert (ours.data, ours.digest) == (theirs.data, theirs.digest)
+
+
+def test_every_byte_that_came_is_told() -> None:
+    answer = head(raw=4096) + bytes(4096)
+    told: list[int] = []
+    client = ReaderClient(Canned(answer), took=told.append)
+    list(client.fetch(0, [BlockRequest(0, 0, BLOCK_SIZE, ((0, 4096),))]))
+    assert sum(told) == len(answer)
 
 
 def test_odd_ranges_are_read_exactly(disk: Path) -> None:
@@ -202,6 +327,10 @@ def head(
     return frames.RESPONSE.pack(status, tag, codec, raw, payload, digest)
 
 
+ZSTD_BOMB = zstandard.ZstdCompressor().compress(bytes(256 * MiB))
+ZSTD_SHORT = zstandard.ZstdCompressor().compress(bytes(4000))
+ZSTD_OPEN = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(MiB))
+
 LIES: dict[str, bytes] = {
     "nothing": b"",
     "noise": b"x" * 100,
@@ -213,7 +342,11 @@ LIES: dict[str, bytes] = {
     "more than it says": head(raw=4096, payload=5000) + bytes(5000),
     "zeros with data": head(codec=2) + bytes(4096),
     "damaged zlib": head(codec=1, payload=100) + b"z" * 100,
-    "a bomb": head(codec=1, payload=1100) + __import__("zlib").compress(bytes(MiB)).ljust(1100, b"\0"),
+    "a bomb": head(codec=1, payload=1100) + zlib.compress(bytes(MiB)).ljust(1100, b"\0"),
+    "damaged zstd": head(codec=3, payload=100) + b"z" * 100,
+    "a zstd bomb": head(codec=3, payload=len(ZSTD_BOMB)) + ZSTD_BOMB,
+    "zstd of another size": head(codec=3, payload=len(ZSTD_SHORT)) + ZSTD_SHORT,
+    "zstd without its size": head(codec=3, payload=len(ZSTD_OPEN)) + ZSTD_OPEN,
     "refused": head(status=1, raw=5, payload=5) + b"sorry",
     "bad sector": head(status=2, raw=5, payload=5) + b"EIO 5",
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from p2v.disk import superblock
 from p2v.disk.device import BlockDevice
-from p2v.disk.maps import exfat, ext, fat, lvm, ntfs, swap, xfs
+from p2v.disk.maps import btrfs, exfat, ext, fat, lvm, ntfs, swap, xfs
 from p2v.disk.maps.errors import MapUnknown
 from p2v.model import Extent, Filesystem
 
@@ -34,6 +34,7 @@ MAPS: dict[str, MapReader] = {
     "ntfs": ntfs.used_extents,
     "vfat": fat.used_extents,
     "exfat": exfat.used_extents,
+    "btrfs": btrfs.used_extents,
     "xfs": xfs.used_extents,
     "swap": swap.used_extents,
 }

@@ -1,8 +1,9 @@
 """exFAT: the allocation bitmap, found through the root directory.
 
-Source: Microsoft "exFAT file system specification"; offsets are bytes. Both boot regions and the table stand in
-front of the cluster heap, and all of that is copied. A volume that was not unmounted cleanly is refused: without a journal,
-directories may name clusters that the bitmap does not yet. So is TexFAT, which has two bitmaps and two tables.
+Source: Microsoft "exFAT file system specification"; offsets are bytes. Both boot regions and the table
+stand in front of the cluster heap, and all of that is copied. A volume that was not unmounted cleanly is
+refused: without a journal, directories may name clusters that the bitmap does not yet. So is TexFAT, which
+has two bitmaps and two tables.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class _Boot:
 
 
 def used_extents(device: BlockDevice, start: int, length: int) -> list[Extent]:
-    """Used clusters of the filesystem at `start`, as bytes of the device. Raises MapUnknown, TransportError."""
+    """Used clusters of the filesystem at `start`, as bytes of the device. Raises MapUnknown,
+    TransportError.
+    """
     boot = _read_boot(device, start, length)
     pieces = _bitmap_pieces(device, boot)
     used = Union()
@@ -84,7 +87,7 @@ def _read_boot(device: BlockDevice, start: int, length: int) -> _Boot:
     sane = (
         revision >> 8 == 1
         and volume << shift <= length
-        and 24 <= fat
+        and fat >= 24
         and fat + fat_size <= heap < volume
         and 0 < clusters <= min(MAX_CLUSTERS, (volume - heap) >> cluster_shift)
         and (clusters + FIRST_CLUSTER) * 4 <= fat_size << shift

@@ -1,9 +1,10 @@
 """FAT12, FAT16, FAT32: every entry of the file allocation table that is not zero, bad clusters included.
 
 Source: Microsoft "FAT: General Overview of On-Disk Format" 1.03; offsets are bytes in the boot sector. The
-boot sector and its backup, FSInfo, all tables and the root directory of FAT12/16 stand before the first cluster, and all of
-that is copied. The counters in FSInfo are hints that may legally be wrong: nothing here believes them. A volume
-that was not unmounted cleanly is refused, because directories may name clusters that the table does not yet.
+boot sector and its backup, FSInfo, all tables and the root directory of FAT12/16 stand before the first
+cluster, and all of that is copied. The counters in FSInfo are hints that may legally be wrong: nothing here
+believes them. A volume that was not unmounted cleanly is refused, because directories may name clusters
+that the table does not yet.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class _Boot:
 
 
 def used_extents(device: BlockDevice, start: int, length: int) -> list[Extent]:
-    """Used clusters of the filesystem at `start`, as bytes of the device. Raises MapUnknown, TransportError."""
+    """Used clusters of the filesystem at `start`, as bytes of the device. Raises MapUnknown,
+    TransportError.
+    """
     boot = _read_boot(device, start, length)
     _check_state(device, boot)
     used = Union()
@@ -114,7 +117,9 @@ def _read_boot(device: BlockDevice, start: int, length: int) -> _Boot:
 
 
 def _tables(first: int, size: int, count: int, flags: int) -> tuple[int, ...]:
-    """Mirrored tables all count: a cluster is used if one of them says so. Otherwise only the active one is kept up to date."""
+    """Mirrored tables all count: a cluster is used if one of them says so. Otherwise only the active one is
+    kept up to date.
+    """
     tables = tuple(first + number * size for number in range(count))
     return tables[flags & 0xF :][:1] if flags & 0x80 else tables
 

@@ -1,9 +1,10 @@
 """LVM2 physical volumes: what is allocated, and of plain logical volumes only what their filesystem uses.
 
-A logical volume is plain when it lies wholly and linearly on this physical volume and no other volume refers
-to it; whatever else is allocated is copied whole: stripes, mirrors and RAID, pools of thin volumes and caches, snapshots and
-their origins (a snapshot still needs what its origin has freed). Label, metadata and everything outside
-the extents are always copied. The volume group's metadata must account for every extent, or all is copied.
+A logical volume is plain when it lies wholly and linearly on this physical volume and no other volume
+refers to it; whatever else is allocated is copied whole: stripes, mirrors and RAID, pools of thin volumes
+and caches, snapshots and their origins (a snapshot still needs what its origin has freed). Label, metadata
+and everything outside the extents are always copied. Where the group's metadata does
+not add up, all is copied.
 
 Source of the segment types: `lib/*/` of LVM2 and its `vgcfgbackup` files.
 """
@@ -28,7 +29,9 @@ LINEAR = ("striped", "linear")
 AREA_LISTS = ("stripes", "mirrors")
 
 InnerMap = Callable[[BlockDevice, str], list[Extent]]
-"""The map of what a logical volume holds: the volume as a device and its name; extents in bytes of that device."""
+"""The map of what a logical volume holds: the volume as a device and its name; extents in bytes of that
+device.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,10 @@ class _Geometry:
 
 @dataclass(frozen=True, slots=True)
 class _Logical:
-    """A logical volume's extents on this physical volume, as (first, count); `plain` if they are all of it."""
+    """A logical volume's extents on this physical volume, as (first, count).
+
+    `plain`: they are all of it, one after the other.
+    """
 
     name: str
     areas: tuple[tuple[int, int], ...]
@@ -134,8 +140,8 @@ def _is_linear(segment: Section) -> bool:
 
 
 def _areas(segment: Section, geometry: _Geometry) -> Iterator[tuple[int, int]]:
-    """The extents (first, count) that a segment occupies here. Layers that stand on other logical volumes have
-    none.
+    """The extents (first, count) that a segment occupies here. Layers that stand on other logical volumes
+    have none.
     """
     kind = segment.text("type")
     count = segment.number("extent_count")

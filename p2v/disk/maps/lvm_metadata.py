@@ -13,6 +13,7 @@ from p2v.disk.device import BlockDevice
 from p2v.disk.maps import lvm_text
 from p2v.disk.maps.errors import MapUnknown
 from p2v.disk.maps.lvm_text import Section
+from p2v.disk.maps.runs import read_all
 from p2v.model import MiB
 
 SECTOR = 512
@@ -103,7 +104,8 @@ def _read_area(device: BlockDevice, start: int, offset: int, size: int) -> str |
     if size < 2 * MDA_HEADER:
         raise MapUnknown("a metadata area of LVM of impossible size")
     header = device.read(start + offset, MDA_HEADER)
-    # 0 checksum of what follows, 4 magic, 20 version, 24 start, 32 size, 40 texts: offset, size, checksum, flags.
+    # 0 checksum of what follows, 4 magic, 20 version, 24 start, 32 size, 40 texts: offset, size, checksum,
+    # flags.
     crc, magic, version, own, own_size = struct.unpack_from("<I16sIQQ", header)
     if crc != checksum(header[4:]) or (magic, version, own, own_size) != (MDA_MAGIC, 1, offset, size):
         raise MapUnknown("a damaged metadata area of LVM")
@@ -114,15 +116,12 @@ def _read_area(device: BlockDevice, start: int, offset: int, size: int) -> str |
         raise MapUnknown("a change to the volume group was not completed")
     if not at:
         return None
-    return _read_text(device, start + offset, size, at, text_size, text_crc)
-
-
-def _read_text(device: BlockDevice, area: int, area_size: int, at: int, size: int, crc: int) -> str:
-    """The texts stand in a ring behind the header."""
-    if not MDA_HEADER <= at < area_size or not 0 < size <= min(MAX_TEXT, area_size - MDA_HEADER):
+    if not MDA_HEADER <= at < size or not 0 < text_size <= min(MAX_TEXT, size - MDA_HEADER):
         raise MapUnknown("a damaged metadata area of LVM")
-    first = min(size, area_size - at)
-    raw = device.read(area + at, first) + device.read(area + MDA_HEADER, size - first)
-    if checksum(raw) != crc:
+    # The texts stand in a ring behind the header.
+    first = min(text_size, size - at)
+    ranges = [(start + offset + at, first), (start + offset + MDA_HEADER, text_size - first)]
+    raw = b"".join(read_all(device, ranges))
+    if checksum(raw) != text_crc:
         raise MapUnknown("the metadata of LVM has a wrong checksum")
     return raw.rstrip(b"\0").decode("utf-8", "replace")

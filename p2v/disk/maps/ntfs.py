@@ -1,10 +1,11 @@
 """NTFS: the file $Bitmap, found through the boot sector and the runs of the master file table itself.
 
-Source: `include/ntfs-3g/layout.h`, `libntfs-3g/{bootsect,volume,logfile}.c` of ntfs-3g; offsets are bytes. The bitmap is longer
-than the volume and its padding bits are set; the backup boot sector stands behind the last cluster, in the
-last sector of the partition, and no bit stands for it. There is no counter of free clusters on the disk, so what is checked is
-that the bitmap knows of the system files themselves. A volume that is marked dirty, or whose log holds changes that are not
-in its files yet, is refused: the bitmap may be older than the files. Windows' fast startup leaves it so.
+Source: `include/ntfs-3g/layout.h`, `libntfs-3g/{bootsect,volume,logfile}.c` of ntfs-3g; offsets are bytes.
+The bitmap is longer than the volume and its padding bits are set; the backup boot sector stands behind the
+last cluster, in the last sector of the partition, and no bit stands for it. There is no counter of free
+clusters on the disk, so what is checked is that the bitmap knows of the system files themselves. A volume
+that is marked dirty, or whose log holds changes that are not in its files yet, is refused: the bitmap may
+be older than the files. Windows' fast startup leaves it so.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def _read_boot(device: BlockDevice, start: int, length: int) -> _Volume:
     if length < BOOT_SIZE:
         raise MapUnknown("the partition is smaller than a boot sector")
     raw = device.read(start, 512)
-    # 11 bytes in a sector, 13 sectors in a cluster, 40 sectors, 48 clusters of $MFT and $MFTMirr, 64 clusters in a record.
+    # 11 bytes in a sector, 13 sectors in a cluster, 40 sectors, 48 clusters of $MFT and $MFTMirr, 64
+    # clusters in a record.
     sector, per_cluster = struct.unpack_from("<HB", raw, 11)
     sectors, mft, mirror, per_record = struct.unpack_from("<QQQb", raw, 40)
     cluster = sector * (per_cluster if per_cluster <= 128 else 1 << 256 - per_cluster)

@@ -1,7 +1,7 @@
 """Records of the NTFS master file table: fixups, attributes, and runs of clusters.
 
-Source: `include/ntfs-3g/layout.h` and `libntfs-3g/runlist.c` of ntfs-3g; offsets are bytes. Nothing here reads: all functions
-take bytes and raise MapUnknown for what contradicts itself.
+Source: `include/ntfs-3g/layout.h` and `libntfs-3g/runlist.c` of ntfs-3g; offsets are bytes. Nothing here
+reads: all functions take bytes and raise MapUnknown for what contradicts itself.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def _attribute(raw: bytes) -> Attribute:
 
 
 def _non_resident(raw: bytes, kind: int, name_length: int, flags: int) -> Attribute:
-    # 16 first and 24 last cluster of this piece, 32 offset of the runs; 48 size and 56 initialised size stand in the first
+    # 16 first and 24 last cluster of this piece, 32 offset of the runs; 48 size and 56 initialised size
+    # stand in the first
     # piece only.
     if len(raw) < 48:
         raise MapUnknown("a damaged attribute")
