@@ -100,6 +100,13 @@ def scan(source: str, as_json: bool, **options: Any) -> None:
 @click.option("--memory", callback=lambda _context, _option, value: parse_size(value), help="For example 4G.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--prove", is_flag=True, help="Boot the result in isolation and show that it does.")
+@click.option("--limit", default="", help="At most so many bytes a second over the wire, for example 20M.")
+@click.option(
+    "--limit-window",
+    "limit_windows",
+    multiple=True,
+    help='Another limit at times: "Mon-Fri 08:00-18:00=20M".',
+)
 @source_options
 @common_options
 def convert(as_json: bool, dry_run: bool, **options: Any) -> None:

@@ -15,6 +15,7 @@ import platformdirs
 from p2v.accelerator import AcceleratorAnswer, find_accelerator
 from p2v.job import Job
 from p2v.transports import HostKeyPolicy, SshOptions, Transport, open_transport
+from p2v.transports.rate import RateLimit, parse_rate, parse_windows
 from p2v.ui import UI
 
 
@@ -44,6 +45,7 @@ class Source:
         self._job = job
         self._house = house
         self._stack = ExitStack()
+        self._limit = rate_limit(job)
         self._transport: Transport | None = None
 
     def __enter__(self) -> Self:
@@ -61,12 +63,20 @@ class Source:
         """Raises UsageError, TransportError."""
         if self._transport is None:
             options = ssh_options(self._job, self._house)
-            self._transport = self._stack.enter_context(open_transport(self._job.source, options))
+            took = self._limit.take if self._limit else None
+            self._transport = self._stack.enter_context(open_transport(self._job.source, options, took=took))
         return self._transport
 
     def close(self) -> None:
         self._transport = None
         self._stack.close()
+
+
+def rate_limit(job: Job) -> RateLimit | None:
+    """What the job may take of the wire, over all its disks. Raises UsageError."""
+    if not job.limit and not job.limit_windows:
+        return None
+    return RateLimit(parse_rate(job.limit) if job.limit else None, parse_windows(job.limit_windows))
 
 
 def ssh_options(job: Job, house: House) -> SshOptions:

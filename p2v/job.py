@@ -16,6 +16,7 @@ from p2v.errors import UsageError
 class Job:
     """One conversion. `memory` is bytes; empty and None mean: as the source is.
 
+    `limit` and `limit_windows` are as typed: `20M` bytes a second, and when another rate holds.
     `identity` and `known_hosts` are paths of files that the user named; what is in them is read when it is
     used.
     """
@@ -28,6 +29,8 @@ class Job:
     cpus: int | None = None
     memory: int | None = None
     prove: bool = False
+    limit: str = ""
+    limit_windows: tuple[str, ...] = ()
     identity: Path | None = None
     known_hosts: Path | None = None
     accept_new_host_key: bool = False

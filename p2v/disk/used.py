@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from p2v.disk import extents, layout, superblock
 from p2v.disk.device import BlockDevice
 from p2v.disk.maps import used_map
-from p2v.model import Disk, Extent, MiB, Partition, TableKind
+from p2v.model import Disk, Extent, Filesystem, MiB, Partition, TableKind
 
 BOOT_GAP = 16 * MiB
 DISK_TAIL = 1 * MiB
@@ -37,8 +37,15 @@ def inspect_disk(device: BlockDevice, disk: Disk) -> Disk:
     except layout.TableDamaged:
         return replace(disk, table=TableKind.NONE)
     partitions = tuple(_inspect_partition(device, partition) for partition in table.partitions)
-    whole = superblock.identify(device, 0, device.size) if table.kind is TableKind.NONE else None
+    whole = superblock.identify(device, 0, device.size)
+    if table.kind is not TableKind.NONE and not _is_member(whole):
+        whole = None
     return replace(disk, table=table.kind, table_id=table.id, partitions=partitions, filesystem=whole)
+
+
+def _is_member(filesystem: Filesystem | None) -> bool:
+    """Whether a whole disk belongs to an MD array, which may show its own partition table through it."""
+    return filesystem is not None and filesystem.kind == "linux_raid_member"
 
 
 def _inspect_partition(device: BlockDevice, partition: Partition) -> Partition:
@@ -52,8 +59,8 @@ def disk_map(device: BlockDevice, disk: Disk) -> DiskMap:
     except layout.TableDamaged as error:
         everything = (Extent(0, device.size),)
         return DiskMap(everything, (f"{disk.path}: {error}; the whole disk is copied",))
-    if table.kind is TableKind.NONE:
-        whole = superblock.identify(device, 0, device.size)
+    whole = superblock.identify(device, 0, device.size)
+    if table.kind is TableKind.NONE or _is_member(whole):
         found = used_map(device, 0, device.size, whole, name=disk.path)
         return DiskMap(tuple(extents.normalise(found.extents, size=device.size)), found.warnings)
     return _partitioned(device, disk, table)

@@ -7,35 +7,40 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from p2v.errors import UsageError
-from p2v.transports.base import Mount, Survey, Transport
+from p2v.transports.base import Mount, Survey, Took, Transport
 from p2v.transports.image import open_image_source
 from p2v.transports.ssh import open_ssh
 from p2v.transports.ssh_session import HostKeyPolicy, SshOptions, parse_address
 
 __all__ = ["TRANSPORTS", "HostKeyPolicy", "Mount", "SshOptions", "Survey", "Transport", "open_transport"]
 
-Opener = Callable[[str, SshOptions], AbstractContextManager[Transport]]
+Opener = Callable[[str, SshOptions, Took | None], AbstractContextManager[Transport]]
 
 
-def _open_ssh(source: str, options: SshOptions) -> AbstractContextManager[Transport]:
-    return open_ssh(parse_address(source), options)
+def _open_ssh(source: str, options: SshOptions, took: Took | None) -> AbstractContextManager[Transport]:
+    return open_ssh(parse_address(source), options, took=took)
 
 
-def _open_image(source: str, options: SshOptions) -> AbstractContextManager[Transport]:
+def _open_image(source: str, options: SshOptions, took: Took | None) -> AbstractContextManager[Transport]:
     return open_image_source(Path(source.removeprefix("file://")))
 
 
 TRANSPORTS: dict[str, Opener] = {"ssh": _open_ssh, "file": _open_image}
 
 
-def open_transport(source: str, options: SshOptions) -> AbstractContextManager[Transport]:
-    """Reach what the user named: `ssh://…`, or a path to an image. Raises UsageError, TransportError."""
+def open_transport(
+    source: str, options: SshOptions, *, took: Took | None = None
+) -> AbstractContextManager[Transport]:
+    """Reach what the user named: `ssh://…`, or a path to an image. Raises UsageError, TransportError.
+
+    `took` is told of what comes over the wire, if there is one.
+    """
     scheme, colon, _ = source.partition("://")
     if not colon:
-        return _open_image(source, options)
+        return _open_image(source, options, took)
     if scheme not in TRANSPORTS:
         raise UsageError(
             f"{scheme}:// is not a way to reach a machine",
             hint="SOURCE is ssh://[user@]host[:port] or a path to a disk image",
         )
-    return TRANSPORTS[scheme](source, options)
+    return TRANSPORTS[scheme](source, options, took)

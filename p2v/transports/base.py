@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from p2v.disk.device import BlockDevice
 from p2v.model import Disk, Machine
+
+Took = Callable[[int], None]
+"""Told of the bytes that came over the wire; may wait, and the source with it."""
 
 
 @dataclass(frozen=True, slots=True)

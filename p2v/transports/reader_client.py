@@ -50,6 +50,7 @@ class ReaderClient:
         self._line = line
         self._took = took
         self._tags = count(1)
+        self._owed: deque[int] = deque()
 
     def hello(self) -> dict[str, object]:
         """Wait for the reader's first words; noise before them (a talkative shell profile) is passed over."""
@@ -111,6 +112,7 @@ class ReaderClient:
         self, disk: int, op: Op, requests: Iterable[BlockRequest]
     ) -> Iterator[tuple[BlockRequest, Response]]:
         """Keep several requests on their way; the caller takes each answer's payload before the next."""
+        self._settle()
         waiting: deque[tuple[int, BlockRequest]] = deque()
         asked = 0
         for request in requests:
@@ -123,7 +125,7 @@ class ReaderClient:
             yield self._answer(waiting)
 
     def _send(self, disk: int, op: Op, request: BlockRequest) -> int:
-        tag = next(self._tags) & 0xFFFFFFFF
+        tag = self._new_tag()
         self._line.write(
             frames.pack_request(
                 op, tag, disk=disk, offset=request.offset, length=request.length, pairs=request.pairs
@@ -135,7 +137,22 @@ class ReaderClient:
         tag, request = waiting.popleft()
         return request, self._head(tag, limit=frames.MAX_LENGTH + SLACK)
 
+    def _new_tag(self) -> int:
+        tag = next(self._tags) & 0xFFFFFFFF
+        self._owed.append(tag)
+        return tag
+
+    def _settle(self) -> None:
+        """Take answers off the line that nobody waits for any more: a map may give up in the middle of a
+        read.
+        """
+        while self._owed:
+            response = self._head(self._owed[0], limit=frames.MAX_JSON)
+            self._view(response.payload_size)
+
     def _head(self, tag: int, *, limit: int) -> Response:
+        if not self._owed or self._owed.popleft() != tag:
+            raise TransportError("An answer of the source was taken by another question")
         response = frames.parse_response(self._exactly(frames.RESPONSE.size), limit=limit)
         if response.tag != tag:
             raise TransportError("The reader on the source answered a question that was not asked")
@@ -152,7 +169,8 @@ class ReaderClient:
         raise TransportError(f"The source could not {what} the disk at byte {request.offset}: {said}")
 
     def _ask_json(self, pack: Callable[[int], bytes]) -> dict[str, object]:
-        tag = next(self._tags) & 0xFFFFFFFF
+        self._settle()
+        tag = self._new_tag()
         self._line.write(pack(tag))
         response = self._head(tag, limit=frames.MAX_JSON)
         payload = self._exactly(response.payload_size)

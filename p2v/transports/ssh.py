@@ -10,7 +10,7 @@ from importlib import resources
 from p2v.disk.device import BlockDevice
 from p2v.errors import TransportError
 from p2v.model import Disk
-from p2v.transports.base import Survey
+from p2v.transports.base import Survey, Took
 from p2v.transports.inventory import parse_inventory
 from p2v.transports.reader_client import ReaderClient, RemoteDisk
 from p2v.transports.ssh_session import SshAddress, SshOptions, SshSession, open_session
@@ -30,8 +30,9 @@ BOOTSTRAP = (
 class SshTransport:
     """One SSH session; each disk gets a channel and a reader of its own."""
 
-    def __init__(self, session: SshSession) -> None:
+    def __init__(self, session: SshSession, took: Took | None) -> None:
         self._session = session
+        self._took = took
 
     def survey(self) -> Survey:
         with self._reader() as reader:
@@ -50,7 +51,7 @@ class SshTransport:
         command = "python3 -c " + shlex.quote(BOOTSTRAP.format(size=len(script)))
         with self._session.open_stream(self._session.privilege_prefix + command) as line:
             line.write(script)
-            reader = ReaderClient(line)
+            reader = ReaderClient(line, took=self._took)
             hello = reader.hello()
             if hello.get("uid") != 0:
                 raise TransportError("The reader on the source does not run as root, so it cannot read disks")
@@ -59,7 +60,7 @@ class SshTransport:
 
 
 @contextmanager
-def open_ssh(address: SshAddress, options: SshOptions) -> Iterator[SshTransport]:
+def open_ssh(address: SshAddress, options: SshOptions, *, took: Took | None = None) -> Iterator[SshTransport]:
     """Raises TransportError: network, login, host key, or no way to be root."""
     with open_session(address, options) as session:
-        yield SshTransport(session)
+        yield SshTransport(session, took)

@@ -179,3 +179,21 @@ def test_mutations_are_a_member_or_not(tmp_path: Path) -> None:
     # Both at once, so that some mutations leave neither.
     regions = [(old[0], 64), (new[0], 8), (new[0] + 144, 8)]
     volumes.survive(image, read, regions, rounds=1000)
+
+
+@pytest.mark.parametrize("minor", [0], ids=["1.0"])
+def test_a_whole_disk_in_an_array_is_not_mapped_by_the_table_that_shows_through(
+    tmp_path: Path, minor: int
+) -> None:
+    """The partitions end before the superblock of the array, which would be lost with free space."""
+    need_tools("sfdisk")
+    image = partitioned(tmp_path / "disk.img", "label: dos\nstart=2048,size=8192,type=83\n", 64 * MiB)
+    with opened(image) as device:
+        assert disk_map(device, disk_of(image)).data_size < device.size
+    at, block = superblock_1(minor, 64 * MiB)
+    poke(image, at, block)
+    with opened(image) as device:
+        disk = inspect_disk(device, disk_of(image))
+        assert disk.filesystem is not None
+        assert disk.filesystem.kind == "linux_raid_member"
+        assert disk_map(device, disk).extents == (Extent(0, device.size),)

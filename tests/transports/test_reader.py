@@ -252,6 +252,20 @@ def test_odd_ranges_are_read_exactly(disk: Path) -> None:
             remote.read(len(content) - 1, 2)
 
 
+def test_what_was_given_up_in_the_middle_does_not_spoil_the_next_question(disk: Path) -> None:
+    """A map that gives up (`MapUnknown`) leaves answers on the line, and may still be referred to."""
+    with reader() as client:
+        remote = RemoteDisk(client, str(disk), sector_size=512, live=True)
+        given_up = remote.fetch(REQUESTS)
+        next(given_up)
+        assert client.open(str(disk))[1] == disk.stat().st_size
+        half = remote.read_many([(0, 10), (BLOCK_SIZE, 10), (2 * BLOCK_SIZE, 10)])
+        next(half)
+        assert remote.read(0, 5) == disk.read_bytes()[:5]
+        with pytest.raises(TransportError, match="another question"):
+            next(given_up)
+
+
 def test_a_talkative_profile_is_passed_over(disk: Path) -> None:
     with reader(noise=b"Welcome to metal12!\n\x00P2V it is not\n") as client:
         assert client.open(str(disk))[1] == disk.stat().st_size
