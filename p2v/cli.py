@@ -69,13 +69,16 @@ def make_house(options: dict[str, Any]) -> House:
     return House(ui, default_home(), getpass.getpass if can_ask else None)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(__version__, prog_name="p2v")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Physical machines into virtual ones, and back.
 
     SOURCE is ssh://[user@]host[:port] or a path to a disk image.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @cli.command()

@@ -256,6 +256,12 @@ def test_wrong_words(words: tuple[str, ...], code: ExitCode, tmp_path: Path) -> 
     assert "error: " in answer.stderr
 
 
+def test_without_a_command_the_help_is_shown(tmp_path: Path) -> None:
+    answer = p2v(home=tmp_path)
+    assert (answer.code, answer.stderr) == (0, "")
+    assert "convert" in answer.stdout
+
+
 def test_targets_and_license_without_anything_else(tmp_path: Path) -> None:
     assert "libvirt" in p2v("targets", home=tmp_path).stdout
     assert [row["name"] for row in p2v("targets", "--json", home=tmp_path).json()] == ["libvirt"]
