@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -77,12 +76,18 @@ def wait_for_phase(child: subprocess.Popen[str], phase: str, *, after: float = 0
 
 
 def kill_in(
-    phase: str, *arguments: str | Path, home: Path, after: float = 0.0, number: int = signal.SIGKILL
+    phase: str,
+    *arguments: str | Path,
+    home: Path,
+    after: float = 0.0,
+    when: Callable[[], bool] | None = None,
 ) -> int:
-    """Start a command, send it a signal in a phase, and return its exit code."""
+    """Start a command and kill it in a phase, `after` seconds or `when` something is true; its exit code."""
     with started(*arguments, home=home) as child:
         wait_for_phase(child, phase, after=after)
-        child.send_signal(number)
+        if when is not None:
+            until(when, seconds=60, poll=0.005)
+        child.kill()
         return child.wait(timeout=120)
 
 
@@ -94,8 +99,8 @@ def _environment(home: Path) -> dict[str, str]:
     return {**os.environ, "P2V_HOME": str(home)}
 
 
-def until(condition: Callable[[], bool], *, seconds: float) -> None:
+def until(condition: Callable[[], bool], *, seconds: float, poll: float = 0.2) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.2)
+        time.sleep(poll)

@@ -12,6 +12,7 @@ import pytest
 
 from fixtures.build import SPECS, BuiltDisk, build
 from p2v import command
+from p2v.disk import digests
 from p2v.disk.copy import ImageFiles, capture_disk
 from p2v.disk.device import open_file_device
 from p2v.disk.used import disk_map
@@ -55,13 +56,12 @@ def test_killed_at_random_moments_it_is_resumed_to_the_same_bytes(disk: BuiltDis
     before = sha256(disk.image)
     job = ("convert", disk.image, "--to", "libvirt", "--output", tmp_path / "runs")
     chance = random.Random(disk.image.stat().st_size)
-    assert kill_in("Copying", *job, home=home, after=chance.uniform(0.2, 0.8)) == -signal.SIGKILL
+    grown = Grown(run, chance.randrange(1, 30))
+    assert kill_in("Copying", *job, home=home, when=grown) == -signal.SIGKILL
     assert units(home) == (0, 5)
-    first = journal_size(run)
     for _ in range(2):
-        code = kill_in("Copying", "resume", run, home=home, after=chance.uniform(0.3, 0.8))
-        assert code == -signal.SIGKILL
-    assert journal_size(run) >= first
+        grown = Grown(run, chance.randrange(1, 30))
+        assert kill_in("Copying", "resume", run, home=home, when=grown) == -signal.SIGKILL
     assert not (run / "capture" / "disk0.raw").exists()
     assert kill_in("Converting", "resume", run, home=home, after=15) == -signal.SIGKILL
     assert sha256(run / "capture" / "disk0.raw") == sha256(uninterrupted(disk, tmp_path))
@@ -75,8 +75,18 @@ def test_killed_at_random_moments_it_is_resumed_to_the_same_bytes(disk: BuiltDis
     assert sha256(disk.image) == before
 
 
-def journal_size(run: Path) -> int:
-    return (run / "capture" / "disk0.digest.part").stat().st_size
+class Grown:
+    """Whether the journal of the capture has so many blocks more than at first."""
+
+    def __init__(self, run: Path, blocks: int) -> None:
+        self.journal = run / "capture" / "disk0.digest.part"
+        self.enough = self.size() + blocks * digests.RECORD.size
+
+    def size(self) -> int:
+        return self.journal.stat().st_size if self.journal.exists() else 0
+
+    def __call__(self) -> bool:
+        return self.size() >= self.enough
 
 
 def uninterrupted(disk: BuiltDisk, folder: Path) -> Path:
