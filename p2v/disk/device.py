@@ -77,8 +77,23 @@ class BlockDevice(Protocol):
 class PlainReads(ABC):
     """Everything of a `BlockDevice` that follows from `read`, for devices where nothing is gained by more."""
 
+    live: bool = False
+
+    @property
+    @abstractmethod
+    def size(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def sector_size(self) -> int: ...
+
     @abstractmethod
     def read(self, offset: int, length: int) -> bytes: ...
+
+    def check_range(self, offset: int, length: int, name: str) -> None:
+        """Raises TransportError for bytes that the device has not."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise TransportError(f"{name}: bytes {offset} to {offset + length} are outside of it")
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         for offset, length in ranges:
@@ -111,13 +126,8 @@ class FileDevice(PlainReads):
     def sector_size(self) -> int:
         return self._sector_size
 
-    @property
-    def live(self) -> bool:
-        return False
-
     def read(self, offset: int, length: int) -> bytes:
-        if offset < 0 or length < 0 or offset + length > self._size:
-            raise TransportError(f"{self._name}: bytes {offset} to {offset + length} are outside the disk")
+        self.check_range(offset, length, self._name)
         pieces = []
         while length:
             piece = self._read_once(offset, length)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,8 @@ class NbdDevice(PlainReads):
     def sector_size(self) -> int:
         return self._sector_size
 
-    @property
-    def live(self) -> bool:
-        return False
-
     def read(self, offset: int, length: int) -> bytes:
-        if offset < 0 or length < 0 or offset + length > self._size:
-            raise TransportError(f"bytes {offset} to {offset + length} are outside the image")
+        self.check_range(offset, length, "the image")
         pieces = []
         while length:
             step = min(length, LARGEST_READ)
@@ -66,4 +61,6 @@ def open_nbd_device(socket: Path, sector_size: int) -> Iterator[BlockDevice]:
     except nbd.Error as error:
         raise TransportError(f"The image cannot be read: {error}") from error
     finally:
-        handle.close()
+        # The binding has no close: the connection ends with the object.
+        with suppress(nbd.Error):
+            handle.shutdown()

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from p2v.disk.device import BlockDevice, PlainReads
-from p2v.errors import TransportError
 from p2v.model import Extent
 
 
@@ -19,6 +18,7 @@ class LinearView(PlainReads):
         self._pieces = tuple(pieces)
         self._ends = tuple(accumulate(length for _, length in self._pieces))
         self._name = name
+        self.live = device.live
 
     @property
     def size(self) -> int:
@@ -27,10 +27,6 @@ class LinearView(PlainReads):
     @property
     def sector_size(self) -> int:
         return self._device.sector_size
-
-    @property
-    def live(self) -> bool:
-        return self._device.live
 
     def read(self, offset: int, length: int) -> bytes:
         return b"".join(self.read_many([(offset, length)]))
@@ -43,8 +39,7 @@ class LinearView(PlainReads):
 
     def locate(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """Where bytes of the view stand on the device. Raises TransportError outside the view."""
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise TransportError(f"{self._name}: bytes {offset} to {offset + length} are outside of it")
+        self.check_range(offset, length, self._name)
         at = bisect_right(self._ends, offset)
         while length:
             place, size = self._pieces[at]

@@ -19,9 +19,7 @@ from tests.conftest import need_tools
 class LiveDevice(FileDevice):
     """A disk of a machine that runs: its filesystems may be mounted."""
 
-    @property
-    def live(self) -> bool:
-        return True
+    live = True
 
 
 class Altered(FileDevice):
@@ -30,11 +28,7 @@ class Altered(FileDevice):
     def __init__(self, handle: int, size: int, *, live: bool) -> None:
         super().__init__(handle, size=size, sector_size=512, name="altered")
         self.changes: dict[int, int] = {}
-        self.is_live = live
-
-    @property
-    def live(self) -> bool:
-        return self.is_live
+        self.live = live
 
     def read(self, offset: int, length: int) -> bytes:
         raw = bytearray(super().read(offset, length))
