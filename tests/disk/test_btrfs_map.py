@@ -360,7 +360,7 @@ def test_whatever_the_bytes_are_the_map_stays_inside_and_ends(
     with image.open("rb") as handle:
         altered = Altered(handle.fileno(), image.stat().st_size, live=False)
         for turn in range(600):
-            altered.is_live = turn % 3 == 0
+            altered.live = turn % 3 == 0
             start, size = chance.choice(places)
             at = start + chance.randrange(size)
             altered.changes = {

@@ -409,7 +409,7 @@ def test_whatever_the_bytes_are_the_map_stays_inside_and_ends(
     with image.open("rb") as handle:
         device = Altered(handle.fileno(), image.stat().st_size, live=False)
         for turn in range(600):
-            device.is_live = turn % 2 == 0
+            device.live = turn % 2 == 0
             start, size = chance.choice(places)
             at = start + chance.randrange(size)
             count = chance.choice((1, 1, 1, 4, 8))
