@@ -69,7 +69,7 @@ def test_sudo_is_as_good_as_root_and_neither_is_refused(converted: Converted) ->
 
 def test_memory_stays_small(converted: Converted) -> None:
     log = (converted.folder / "log.jsonl").read_text()
-    (peak,) = re.findall(r"peak memory of p2v: (\d+) KiB", log)
+    (peak,) = re.findall(r"peak memory of p2v: (\d+) kB", log)
     assert 10_000 < int(peak) < 300 * 1024
 
 
