@@ -6,7 +6,9 @@ import hashlib
 import os
 import random
 import re
+import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,15 +52,27 @@ class Made:
     digests: dict[str, str]
 
 
+class Shelf(dict[str, Made]):
+    """What was made, and the folder it stands in; a test's own folder ends with the test."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+
 @pytest.fixture(scope="module")
-def made() -> dict[str, Made]:
-    return {}
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    folder = tmp_path_factory.mktemp("btrfs")
+    yield Shelf(folder)
+    shutil.rmtree(folder)
 
 
-def make(shape: str, made: dict[str, Made], folder: Path) -> Made:
+def make(shape: str, made: Shelf) -> Made:
     need_tools("mkfs.btrfs", "btrfs")
     need_mounts("btrfs")
     if shape not in made:
+        folder = made.folder / shape
+        folder.mkdir()
         image = sparse(folder / "fs.img", SIZE)
         tool("mkfs.btrfs", "-q", *SHAPES[shape], image)
         options = []
@@ -124,10 +138,8 @@ def used_by_tools(image: Path) -> set[int]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_all_that_btrfs_progs_call_used_is_in_the_map(
-    shape: str, made: dict[str, Made], tmp_path: Path
-) -> None:
-    image = make(shape, made, tmp_path).path
+def test_all_that_btrfs_progs_call_used_is_in_the_map(shape: str, made: Shelf, tmp_path: Path) -> None:
+    image = make(shape, made).path
     used = used_by_tools(image)
     covered: set[int] = set()
     for extent in mapped(image):
@@ -145,8 +157,8 @@ def test_all_that_btrfs_progs_call_used_is_in_the_map(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_copy_is_clean_and_has_the_same_files(shape: str, made: dict[str, Made], tmp_path: Path) -> None:
-    source = make(shape, made, tmp_path)
+def test_the_copy_is_clean_and_has_the_same_files(shape: str, made: Shelf, tmp_path: Path) -> None:
+    source = make(shape, made)
     copy = captured(source.path, tmp_path)
     tool("btrfs", "check", "--readonly", "--check-data-csum", copy)
     with mounted(copy, tmp_path / "copy", "ro") as top:
@@ -207,10 +219,8 @@ def test_a_live_one_is_mapped_with_the_metadata_of_its_next_commits(tmp_path: Pa
         assert not differing(top, digests)
 
 
-def test_a_damaged_first_copy_of_a_node_is_replaced_by_the_second(
-    made: dict[str, Made], tmp_path: Path
-) -> None:
-    source = make("default", made, tmp_path).path
+def test_a_damaged_first_copy_of_a_node_is_replaced_by_the_second(made: Shelf, tmp_path: Path) -> None:
+    source = make("default", made).path
     image = clone(source, tmp_path)
     said = tool("btrfs", "inspect-internal", "dump-tree", "-t", "root", image)
     root = int(re.search(r"EXTENT_TREE ROOT_ITEM 0\).*?bytenr (\d+)", said, re.S)[1])  # type: ignore[index]
@@ -232,9 +242,9 @@ def spoil(image: Path, at: int) -> None:
 
 
 def test_small_batches_give_the_same_map(
-    made: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = make("single-4k-nodes", made, tmp_path).path
+    image = make("single-4k-nodes", made).path
     before = mapped(image)
     monkeypatch.setattr(btrfs_tree, "NODE_BATCH", 1)
     assert mapped(image) == before
@@ -324,16 +334,16 @@ def test_two_devices_are_unknown(tmp_path: Path) -> None:
     ],
 )
 def test_what_contradicts_itself_is_unknown(
-    offset: int, value: int, reason: str, made: dict[str, Made], tmp_path: Path
+    offset: int, value: int, reason: str, made: Shelf, tmp_path: Path
 ) -> None:
-    image = clone(make("default", made, tmp_path).path, tmp_path)
+    image = clone(make("default", made).path, tmp_path)
     patched_super(image, offset, value.to_bytes(4 if offset == 148 else 8, "little"))
     with opened(image) as device, pytest.raises(MapUnknown, match=reason):
         btrfs.used_extents(device, 0, device.size)
 
 
-def test_a_wrong_checksum_of_the_superblock_is_unknown(made: dict[str, Made], tmp_path: Path) -> None:
-    image = clone(make("default", made, tmp_path).path, tmp_path)
+def test_a_wrong_checksum_of_the_superblock_is_unknown(made: Shelf, tmp_path: Path) -> None:
+    image = clone(make("default", made).path, tmp_path)
     spoil(image, 64 * KiB + 300)
     with pytest.raises(MapUnknown, match="superblock"):
         mapped(image)
@@ -341,9 +351,9 @@ def test_a_wrong_checksum_of_the_superblock_is_unknown(made: dict[str, Made], tm
 
 @pytest.mark.parametrize("shape", ["default", "single-4k-nodes"])
 def test_whatever_the_bytes_are_the_map_stays_inside_and_ends(
-    shape: str, made: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shape: str, made: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = make(shape, made, tmp_path).path
+    image = make(shape, made).path
     # Otherwise nearly every change ends at a checksum, and nothing behind it is tested.
     monkeypatch.setattr(btrfs_tree, "intact", lambda raw, checksum: True)
     monkeypatch.setattr(btrfs, "intact", lambda raw, checksum: True)

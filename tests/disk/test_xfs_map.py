@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+import shutil
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,14 +55,26 @@ class Made:
     digests: dict[str, str]
 
 
+class Shelf(dict[str, Made]):
+    """What was made, and the folder it stands in; a test's own folder ends with the test."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
-    return {}
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    folder = tmp_path_factory.mktemp("xfs")
+    yield Shelf(folder)
+    shutil.rmtree(folder)
 
 
-def make(shape: str, made: dict[str, Made], folder: Path) -> Made:
+def make(shape: str, made: Shelf) -> Made:
     need_tools("mkfs.xfs", "xfs_db", "xfs_repair")
     if shape not in made:
+        folder = made.folder / shape
+        folder.mkdir()
         made[shape] = _mounted(shape, folder) if shape in MOUNTED else _fourth(shape, folder)
     return made[shape]
 
@@ -134,10 +148,8 @@ def free_extents(image: Path) -> list[Extent]:
 
 
 @pytest.mark.parametrize("shape", [*MOUNTED, *FOURTH])
-def test_all_but_what_xfs_db_calls_free_is_in_the_map(
-    shape: str, made: dict[str, Made], tmp_path: Path
-) -> None:
-    image = make(shape, made, tmp_path).path
+def test_all_but_what_xfs_db_calls_free_is_in_the_map(shape: str, made: Shelf, tmp_path: Path) -> None:
+    image = make(shape, made).path
     sb = geometry(image)
     unit = sb["blocksize"]
     used = bytearray(b"\1" * sb["dblocks"])
@@ -158,8 +170,8 @@ def test_all_but_what_xfs_db_calls_free_is_in_the_map(
 
 
 @pytest.mark.parametrize("shape", [*MOUNTED, *FOURTH])
-def test_the_copy_is_clean_and_has_the_same_files(shape: str, made: dict[str, Made], tmp_path: Path) -> None:
-    source = make(shape, made, tmp_path)
+def test_the_copy_is_clean_and_has_the_same_files(shape: str, made: Shelf, tmp_path: Path) -> None:
+    source = make(shape, made)
     copy = copied(source.path, tmp_path)
     check(copy)
     if shape in FOURTH:
@@ -266,9 +278,9 @@ def test_only_groups_that_changed_since_they_were_written_back_are_copied_whole(
 
 
 def test_small_batches_give_the_same_map(
-    made: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = make("1k-one-large-group", made, tmp_path).path
+    image = make("1k-one-large-group", made).path
     before = mapped(image)
     monkeypatch.setattr(xfs, "NODE_BATCH", 1)
     monkeypatch.setattr(xfs, "AG_BATCH", 1)
@@ -276,10 +288,8 @@ def test_small_batches_give_the_same_map(
 
 
 @pytest.mark.parametrize("shape", ["default", "4-no-lazy"])
-def test_a_log_that_was_not_closed_copies_everything(
-    shape: str, made: dict[str, Made], tmp_path: Path
-) -> None:
-    image = clone(make(shape, made, tmp_path).path, tmp_path)
+def test_a_log_that_was_not_closed_copies_everything(shape: str, made: Shelf, tmp_path: Path) -> None:
+    image = clone(make(shape, made).path, tmp_path)
     said = tool("xfs_logprint", "-t", image)
     head = int(re.search(r"head:\s*(\d+)", said)[1])  # type: ignore[index]
     sb = geometry(image)
@@ -297,9 +307,9 @@ def test_a_log_that_was_not_closed_copies_everything(
     assert "log" in found.warnings[0]
 
 
-def test_a_log_that_was_overtaken_is_not_closed(made: dict[str, Made], tmp_path: Path) -> None:
+def test_a_log_that_was_overtaken_is_not_closed(made: Shelf, tmp_path: Path) -> None:
     """Writes of a log may overtake each other: an unmount record with newer blocks behind a gap is no end."""
-    image = clone(make("default", made, tmp_path).path, tmp_path)
+    image = clone(make("default", made).path, tmp_path)
     head = int(re.search(r"head:\s*(\d+)", tool("xfs_logprint", "-t", image))[1])  # type: ignore[index]
     start = log_start(geometry(image))
     with image.open("r+b") as handle:
@@ -345,24 +355,24 @@ def damaged(image: Path, folder: Path, *orders: str) -> Path:
     ],
 )
 def test_what_contradicts_itself_is_unknown(
-    orders: tuple[str, ...], reason: str, made: dict[str, Made], tmp_path: Path
+    orders: tuple[str, ...], reason: str, made: Shelf, tmp_path: Path
 ) -> None:
-    image = damaged(make("default", made, tmp_path).path, tmp_path, *orders)
+    image = damaged(make("default", made).path, tmp_path, *orders)
     with opened(image) as device, pytest.raises(MapUnknown, match=reason):
         xfs.used_extents(device, 0, device.size)
 
 
-def test_a_tree_that_points_out_of_its_group_is_unknown(made: dict[str, Made], tmp_path: Path) -> None:
-    source = make("1k-one-large-group", made, tmp_path).path
+def test_a_tree_that_points_out_of_its_group_is_unknown(made: Shelf, tmp_path: Path) -> None:
+    source = make("1k-one-large-group", made).path
     image = damaged(source, tmp_path, "agf 0", "addr bnoroot", "write -d ptrs[2] 0x7fffffff")
     with opened(image) as device, pytest.raises(MapUnknown, match="points outside"):
         xfs.used_extents(device, 0, device.size)
 
 
 def test_on_a_live_device_a_group_that_contradicts_itself_is_copied_whole(
-    made: dict[str, Made], tmp_path: Path
+    made: Shelf, tmp_path: Path
 ) -> None:
-    source = make("default", made, tmp_path).path
+    source = make("default", made).path
     group = geometry(source)["agblocks"] * 4096
     image = damaged(source, tmp_path, "agf 1", "write -d freeblks 7")
     with opened_live(image) as device:
@@ -373,9 +383,9 @@ def test_on_a_live_device_a_group_that_contradicts_itself_is_copied_whole(
     assert arithmetic.total(found) < arithmetic.total(before) + group
 
 
-def test_a_wrong_checksum_is_unknown(made: dict[str, Made], tmp_path: Path) -> None:
+def test_a_wrong_checksum_is_unknown(made: Shelf, tmp_path: Path) -> None:
     """xfs_db repairs checksums as it writes; this is a bit that flipped on the disk."""
-    image = clone(make("default", made, tmp_path).path, tmp_path)
+    image = clone(make("default", made).path, tmp_path)
     with image.open("r+b") as handle:
         handle.seek(512 + 100)  # a spare byte of the header of the first group
         handle.write(b"\1")
@@ -393,9 +403,9 @@ def test_crc32c_has_its_check_value() -> None:
 
 @pytest.mark.parametrize("shape", ["default", "4-512"])
 def test_whatever_the_bytes_are_the_map_stays_inside_and_ends(
-    shape: str, made: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shape: str, made: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = make(shape, made, tmp_path).path
+    image = make(shape, made).path
     sb = geometry(image)
     # Otherwise nearly every change ends at a checksum, and nothing behind it is tested.
     monkeypatch.setattr(xfs, "_intact", lambda raw, at: True)
