@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from p2v import rooms
+from p2v.capture import capture, is_captured
 from p2v.errors import UsageError
 from p2v.house import House, Source
 from p2v.job import Job, job_from_json
@@ -59,7 +60,7 @@ def resume(directory: Path, house: House) -> Receipt:
     with open_run(directory) as run:
         job = job_from_json(run.job, where=directory)
         with Source(job, house) as source:
-            if not rooms.is_captured(run):
+            if not is_captured(run):
                 run.require_plan(rooms.plan(job, source, house, run=run.id))
             return _carry_out(run, run.plan, source, house)
 
@@ -71,7 +72,7 @@ def _carry_out(run: Run, plan: Plan, source: Source, house: House) -> Receipt:
         house.ui.say(f"{run.path} is finished already: nothing to do, no unit spent")
         return receipt
     with _resumable(run), rooms.metered(run, plan, house) as unit:
-        images, stats = rooms.capture(run, plan, source, house)
+        images, stats = capture(run, plan, source, house)
         source.close()
         conversion = rooms.convert(run, plan, images, house)
         vm = rooms.describe(run, plan, conversion)

@@ -20,7 +20,7 @@ LAYERS = (
     },
     {"p2v.guest_inspect"},
     {"p2v.house", "p2v.probe"},
-    {"p2v.rooms"},
+    {"p2v.rooms", "p2v.capture"},
     {"p2v.pipeline"},
     {"p2v.doctor"},
     {"p2v.report"},

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from p2v import rooms
+from p2v.capture import capture, is_captured
 from p2v.disk.copy import capture_disk
 from p2v.disk.device import BlockDevice, open_file_device
 from p2v.errors import ConnectionLost, LicenseError, UsageError, VerifyError
@@ -81,8 +82,8 @@ def held(tmp_path: Path, plan: Plan) -> Iterator[Run]:
 
 def test_a_capture_is_whole_verified_and_read_only(tmp_path: Path, plan: Plan, house: House) -> None:
     with held(tmp_path, plan) as run:
-        images, stats = rooms.capture(run, plan, Given(Files(), house), house)
-        assert rooms.is_captured(run)
+        images, stats = capture(run, plan, Given(Files(), house), house)
+        assert is_captured(run)
         for image, planned in zip(images, plan.disks, strict=True):
             path = run.path / image.path
             assert path.read_bytes() == Path(planned.disk.path).read_bytes()
@@ -98,7 +99,7 @@ def test_a_capture_is_whole_verified_and_read_only(tmp_path: Path, plan: Plan, h
             "stats.json",
         ]
         again = Files()
-        assert rooms.capture(run, plan, Given(again, house), house) == (images, stats)
+        assert capture(run, plan, Given(again, house), house) == (images, stats)
         assert again.opened == []
 
 
@@ -108,10 +109,10 @@ def test_a_disk_that_was_finished_is_not_read_again(tmp_path: Path, plan: Plan, 
         breaks = Files()
         breaks.broken = second
         with pytest.raises(ConnectionLost):
-            rooms.capture(run, plan, Given(breaks, house), house)
-        assert not rooms.is_captured(run)
+            capture(run, plan, Given(breaks, house), house)
+        assert not is_captured(run)
         files = Files()
-        images, _ = rooms.capture(run, plan, Given(files, house), house)
+        images, _ = capture(run, plan, Given(files, house), house)
         assert files.opened == [second]
         assert (run.path / images[0].path).read_bytes() == Path(first).read_bytes()
 
@@ -130,10 +131,10 @@ def test_a_wrong_byte_is_quarantined(
         return captured
 
     real = capture_disk
-    monkeypatch.setattr(rooms, "capture_disk", flip)
+    monkeypatch.setattr("p2v.capture.capture_disk", flip)
     with held(tmp_path, plan) as run:
         with pytest.raises(VerifyError, match="Block 1 "):
-            rooms.capture(run, plan, Given(Files(), house), house)
+            capture(run, plan, Given(Files(), house), house)
         names = sorted(path.name for path in run.capture_dir.iterdir())
         assert names == ["disk0.raw.part.quarantined"]
 
@@ -143,7 +144,7 @@ def test_a_disk_that_changed_its_size_is_refused(tmp_path: Path, plan: Plan, hou
         with Path(plan.disks[0].disk.path).open("ab") as handle:
             handle.write(bytes(MiB))
         with pytest.raises(UsageError, match="as planned"):
-            rooms.capture(run, plan, Given(Files(), house), house)
+            capture(run, plan, Given(Files(), house), house)
 
 
 def test_a_unit_is_given_back_when_the_work_fails(tmp_path: Path, plan: Plan, house: House) -> None:
