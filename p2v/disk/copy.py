@@ -1,14 +1,14 @@
 """The copy engine: from a device into a sparse image, resumable at the block, and read back at the end.
 
     source ──requests in flight──► bounded queue ──► one writer: image block, then its digest in the journal
-                                                        └──► one flusher: onto the disk, every 128 MiB
+                                                        └──► beside it: onto the disk, read back, compared
 
 Memory is a handful of blocks, whatever the size of the disk.
 """
 
 from __future__ import annotations
 
-import errno
+import itertools
 import os
 import queue
 import threading
@@ -20,17 +20,15 @@ from pathlib import Path
 
 from p2v.disk import digests, extents
 from p2v.disk.device import BlockData, BlockDevice, BlockRequest
-from p2v.disk.digests import DigestJournal, DigestTable
+from p2v.disk.digests import BlockSet, DigestJournal, DigestTable
 from p2v.disk.image_digests import ImageDigests
 from p2v.disk.image_file import ImageFile, open_image_file
-from p2v.errors import TargetError, VerifyError
-from p2v.model import BLOCK_SIZE, CaptureStats, Extent, KiB, MiB
+from p2v.disk.readback import ReadBack, disk_errors, read_back
+from p2v.errors import VerifyError
+from p2v.model import BLOCK_SIZE, CaptureStats, Extent, KiB
 
 QUEUE_BLOCKS = 6
 """Blocks between the line and the disk: enough to keep both busy, 24 MiB at the most."""
-
-FLUSH_BYTES = 128 * MiB
-"""Written to the image between two flushes; without them the last one waits for the whole image."""
 
 STEP = 64 * KiB
 """Zeros are left as holes in steps of this size."""
@@ -58,9 +56,10 @@ class ImageFiles:
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """What a capture left behind: its digests (not yet verified) and its counters."""
+    """What a capture left behind: digests, counters, and the blocks that were read back and are right."""
 
     table: DigestTable
+    right: BlockSet
     stats: CaptureStats
 
 
@@ -73,21 +72,22 @@ def capture_disk(
     has the same: both sides are hashed, nothing travels. Raises TransportError, TargetError (no space).
     """
     started = time.monotonic()
-    table = DigestTable(device.size)
+    table, right = DigestTable(device.size), BlockSet(device.size)
     with open_image(files.partial_image, device.size) as image:
         kept = _kept_blocks(device, image, used, files.journal)
         for index, digest in kept.items():
             table[index] = digest
+            right.add(index)
         _drop_stale(image, used, files.journal)
         reused = sum(request.data_size for request in _requests(used, table.size) if request.index in kept)
         progress(reused)
         missing = (request for request in _requests(used, table.size) if request.index not in kept)
-        with digests.open_journal(files.journal) as journal:
-            wire = _copy_blocks(device, missing, image, Records(table, journal), progress)
-        with _disk_errors(files.partial_image):
+        with digests.open_journal(files.journal) as journal, read_back(image, table, right) as beside:
+            wire = _copy_blocks(device, missing, image, Records(table, journal, beside), progress)
+        with disk_errors(files.partial_image):
             os.fsync(image.handle)
     stats = CaptureStats(table.size, extents.total(used), wire, reused, time.monotonic() - started)
-    return Captured(table, stats)
+    return Captured(table, right, stats)
 
 
 def _requests(used: Iterable[Extent], size: int) -> Iterator[BlockRequest]:
@@ -97,10 +97,14 @@ def _requests(used: Iterable[Extent], size: int) -> Iterator[BlockRequest]:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Where the digest of a block goes: into the table, and into the journal once the block is written."""
+    """Where the digest of a block goes: into the table, and into the journal once the block is written.
+
+    `beside` then reads the block back and compares.
+    """
 
     table: DigestTable
     journal: DigestJournal
+    beside: ReadBack
 
     def add(self, block: BlockData) -> None:
         self.table[block.request.index] = block.digest
@@ -111,19 +115,10 @@ class Records:
 def open_image(path: Path, size: int) -> Iterator[ImageFile]:
     """A sparse image of exactly `size` bytes, open for reading and writing; an earlier one is kept."""
     with ExitStack() as stack:
-        with _disk_errors(path):
+        with disk_errors(path):
             image = stack.enter_context(open_image_file(path, os.O_RDWR | os.O_CREAT))
             os.ftruncate(image.handle, size)
         yield image
-
-
-@contextmanager
-def _disk_errors(what: object) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        hint = "Free some space, then: p2v resume" if error.errno == errno.ENOSPC else ""
-        raise TargetError(f"Cannot write {what}: {error.strerror}", hint=hint) from error
 
 
 def _kept_blocks(
@@ -145,7 +140,7 @@ def _drop_stale(image: ImageFile, used: Sequence[Extent], journal: Path) -> None
     stale = set(digests.read_journal(journal, size))
     stale -= {request.index for request in _requests(used, size) if request.index in stale}
     for index in stale:
-        with _disk_errors("the image"):
+        with disk_errors("the image"):
             _write_zeros(image, index * BLOCK_SIZE, digests.block_length(index, size))
 
 
@@ -180,8 +175,9 @@ def _writer(image: ImageFile, records: Records, progress: Progress) -> Iterator[
             if errors:
                 continue  # drain, so that the reader never waits for a place in the queue
             try:
-                flush(_write_block(image, block))
+                size = _write_block(image, block)
                 records.add(block)
+                records.beside.wrote(block.request.index, size)
                 progress(block.request.data_size)
             except BaseException as error:
                 errors.append(error)
@@ -192,57 +188,23 @@ def _writer(image: ImageFile, records: Records, progress: Progress) -> Iterator[
         blocks.put(block)
 
     thread = threading.Thread(target=work, name="image-writer", daemon=True)
-    with _flusher(image, errors) as flush:
-        thread.start()
-        try:
-            yield put
-        except _Failed:
-            pass
-        finally:
-            blocks.put(None)
-            thread.join()
-    if errors:
-        raise errors[0]
-
-
-@contextmanager
-def _flusher(image: ImageFile, errors: list[BaseException]) -> Iterator[Callable[[int], None]]:
-    """One thread that brings the image onto the disk beside the copy, each time `FLUSH_BYTES` were written.
-
-    The kernel reports a failed write to one flush only, so an error here is an error of the copy.
-    """
-    wanted: queue.Queue[bool] = queue.Queue(1)
-    unflushed = 0
-
-    def work() -> None:
-        while wanted.get():
-            try:
-                with _disk_errors("the image"):
-                    os.fdatasync(image.handle)
-            except TargetError as error:
-                errors.append(error)
-
-    def wrote(size: int) -> None:
-        nonlocal unflushed
-        unflushed += size
-        if unflushed > FLUSH_BYTES and wanted.empty():
-            wanted.put(True)
-            unflushed = 0
-
-    thread = threading.Thread(target=work, name="image-flusher", daemon=True)
     thread.start()
     try:
-        yield wrote
+        yield put
+    except _Failed:
+        pass
     finally:
-        wanted.put(False)
+        blocks.put(None)
         thread.join()
+    if errors:
+        raise errors[0]
 
 
 def _write_block(image: ImageFile, block: BlockData) -> int:
     """Write one block; what an earlier try left around its used parts becomes zero. Returns bytes written."""
     request = block.request
     written, done, end = 0, 0, 0
-    with _disk_errors("the image"), memoryview(block.data) as data:
+    with disk_errors("the image"), memoryview(block.data) as data:
         empty = image.next_data(request.offset, request.offset + request.length) is None
         for start, size in request.pairs:
             if not empty:
@@ -282,25 +244,36 @@ def _is_zero(piece: memoryview) -> bool:
     return zeros == piece
 
 
-def verify_image(path: Path, table: DigestTable, *, progress: Progress) -> None:
+def verify_image(
+    path: Path, table: DigestTable, *, progress: Progress, right: BlockSet | None = None
+) -> None:
     """Read the image back and compare every block with the digest made at the source.
 
-    Holes are not read. Raises VerifyError with the first block that differs.
+    Holes are not read, nor what is in `right`: that was read back since it was written. Raises VerifyError
+    with the first block that differs.
     """
     with open_image_file(path, os.O_RDONLY) as image:
         size = os.fstat(image.handle).st_size
         if size != table.size:
             raise VerifyError(f"{path} has {size} bytes instead of {table.size}")
         after = 0
-        blocks = ImageDigests(image, size)
-        with closing(blocks.of_blocks(blocks.blocks_with_data())) as found:
-            for index, digest in found:
-                _verify_holes(path, table, after, index)
-                if digest != table[index]:
-                    raise _differs(path, table, index)
-                after = index + 1
-                progress(digests.block_length(index, size))
+        for index, digest in _read_again(ImageDigests(image, size), table, right or BlockSet(size)):
+            _verify_holes(path, table, after, index)
+            if digest != table[index]:
+                raise _differs(path, table, index)
+            after = index + 1
+            progress(digests.block_length(index, size))
         _verify_holes(path, table, after, digests.block_count(size))
+
+
+def _read_again(blocks: ImageDigests, table: DigestTable, right: BlockSet) -> Iterator[tuple[int, bytes]]:
+    """Every block with data and its digest, in order; those in `right` are not read."""
+    for known, indexes in itertools.groupby(blocks.blocks_with_data(), right.__contains__):
+        if known:
+            yield from ((index, table[index]) for index in indexes)
+            continue
+        with closing(blocks.of_blocks(indexes)) as found:
+            yield from found
 
 
 def _verify_holes(path: Path, table: DigestTable, first: int, end: int) -> None:

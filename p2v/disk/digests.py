@@ -66,6 +66,22 @@ class DigestTable:
         return hashlib.sha256(self._content).hexdigest()
 
 
+class BlockSet:
+    """Which blocks of an image; several threads may add. Memory: one byte for each 4 MiB of disk."""
+
+    def __init__(self, size: int) -> None:
+        self._members = bytearray(block_count(size))
+
+    def add(self, index: int) -> None:
+        self._members[index] = 1
+
+    def discard(self, index: int) -> None:
+        self._members[index] = 0
+
+    def __contains__(self, index: int) -> bool:
+        return self._members[index] == 1
+
+
 def read_table(path: Path, size: int) -> DigestTable:
     try:
         return DigestTable(size, path.read_bytes())

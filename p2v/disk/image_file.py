@@ -12,6 +12,7 @@ import contextlib
 import errno
 import mmap
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,9 @@ from p2v.model import KiB
 
 DIRECT_SIZE = 256 * KiB
 """Smaller pieces are not worth waiting for the disk."""
+
+UNUSED = 3
+"""What `sys.getrefcount` says of a buffer without views: the list, the variable, its own argument."""
 
 
 class ImageFile:
@@ -103,7 +107,32 @@ def _unless_invalid() -> Iterator[None]:
 
 def page_buffer(size: int) -> memoryview:
     """Memory that starts on a page, in huge pages where the kernel has them; freed with the last view."""
+    return memoryview(_pages(size))[:size]
+
+
+def _pages(size: int) -> mmap.mmap:
     buffer = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):
         buffer.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(buffer)[:size]
+    return buffer
+
+
+class PagePool:
+    """Buffers of one size that go round: fresh memory is zeroed by the kernel each time, which is work.
+
+    For one thread that takes; a buffer is free again once nobody holds a view of it.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._buffers: list[mmap.mmap] = []
+
+    def take(self, size: int) -> memoryview:
+        """`size` bytes that start on a page, with whatever is in them; a larger size is not kept."""
+        if size > self._size:
+            return page_buffer(size)
+        free = next((one for one in self._buffers if sys.getrefcount(one) == UNUSED), None)
+        if free is None:
+            free = _pages(self._size)
+            self._buffers.append(free)
+        return memoryview(free)[:size]

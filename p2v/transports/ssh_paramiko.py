@@ -58,7 +58,14 @@ class ChunkPipe:
         self._chunks: deque[bytes] = deque()
         self._first_at = 0
         self._size = 0
+        self._wanted = 1
         self._ended = False
+
+    def want(self, size: int) -> None:
+        """The next read waits for so many bytes, as long as some keep coming: a thread that is woken for each
+        packet costs more than the packet.
+        """
+        self._wanted = size
 
     def feed(self, data: bytes | str) -> None:
         piece = data.encode() if isinstance(data, str) else data
@@ -68,7 +75,8 @@ class ChunkPipe:
             if piece:
                 self._chunks.append(piece)
                 self._size += len(piece)
-                self._ready.notify_all()
+                if self._size >= self._wanted:
+                    self._ready.notify_all()
 
     def read_ready(self) -> bool:
         with self._ready:
@@ -77,7 +85,12 @@ class ChunkPipe:
     def read(self, nbytes: int, timeout: float | None = None) -> bytes:
         """At most `nbytes`, at least one; empty at the end of the data. Raises PipeTimeout."""
         with self._ready:
-            if not self._ready.wait_for(lambda: self._size > 0 or self._ended, timeout):
+            before = -1
+            while self._size < self._wanted and not self._ended and self._size > before:
+                before = self._size
+                self._ready.wait_for(lambda: self._size >= self._wanted or self._ended, timeout)
+            self._wanted = 1
+            if not self._size and not self._ended:
                 raise PipeTimeout
             return self._take(nbytes) if self._size else b""
 

@@ -9,6 +9,7 @@ import paramiko
 from p2v.errors import ConnectionLost
 from p2v.model import KiB, MiB
 from p2v.transports.ssh_auth import printable
+from p2v.transports.ssh_paramiko import ChunkPipe
 
 STALL_SECONDS = 60.0
 EXIT_SECONDS = 1.0
@@ -17,6 +18,7 @@ TAIL_READ = 64 * KiB
 # OpenSSH takes packets of 32 KiB; a larger slice would be copied again for each of them.
 WRITE_SLICE = 32 * KiB
 READ_SLICE = 4 * MiB
+WAKE_SIZE = 256 * KiB
 
 BROKEN = (paramiko.SSHException, OSError, EOFError)
 """What paramiko raises when the line is gone; its time limits are OSErrors, too."""
@@ -64,6 +66,8 @@ class Stream:
         """Fill the view. Raises ConnectionLost, also when the command ends before."""
         rest = memoryview(view).cast("B")
         while rest:
+            if isinstance(self._channel.in_buffer, ChunkPipe):
+                self._channel.in_buffer.want(min(len(rest), WAKE_SIZE))
             piece = self._receive(len(rest))
             if not piece:
                 raise self._lost()

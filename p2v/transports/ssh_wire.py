@@ -18,10 +18,13 @@ from typing import Protocol, TypeVar
 import paramiko
 
 from p2v import command
+from p2v.model import KiB
 
 SEND_STALL_SECONDS = 60.0
 CLOSE_SECONDS = 3.0
 PROXY_WORDS = 2000
+READ_AHEAD = 256 * KiB
+"""paramiko asks twice for each packet of 32 KiB; one question of the kernel serves several packets."""
 
 T = TypeVar("T")
 
@@ -77,6 +80,8 @@ class Wire:
     def __init__(self, inner: Socket) -> None:
         self._inner = inner
         self._waiting_since: float | None = None
+        self._ahead = b""
+        self._ahead_at = 0
         self._closed = False  # paramiko reads this name
 
     def send(self, data: bytes) -> int:
@@ -95,7 +100,11 @@ class Wire:
             raise BrokenPipeError(f"nothing was taken for {SEND_STALL_SECONDS:.0f} s") from cause
 
     def recv(self, size: int) -> bytes:
-        return self._inner.recv(size)
+        if self._ahead_at == len(self._ahead):
+            self._ahead, self._ahead_at = self._inner.recv(READ_AHEAD), 0
+        piece = self._ahead[self._ahead_at : self._ahead_at + size]
+        self._ahead_at += len(piece)
+        return piece
 
     def settimeout(self, seconds: float | None) -> None:
         self._inner.settimeout(seconds)

@@ -180,7 +180,7 @@ def test_a_failed_flush_is_the_targets_error(
     def broken(handle: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("p2v.disk.copy.FLUSH_BYTES", MiB)
+    monkeypatch.setattr("p2v.disk.readback.FLUSH_BYTES", MiB)
     monkeypatch.setattr(os, "fdatasync", broken)
     with pytest.raises(TargetError, match="Input/output error"):
         copy(source, tmp_path)
