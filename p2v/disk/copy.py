@@ -13,9 +13,10 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from p2v.disk import digests, extents
@@ -56,43 +57,92 @@ class ImageFiles:
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """What a capture left behind: digests, counters, and the blocks that were read back and are right."""
+    """What a capture left behind: digests, counters, and the blocks that were read back and are right.
+
+    `moved_size` is the bytes of used blocks that were not there already.
+    """
 
     table: DigestTable
     right: BlockSet
     stats: CaptureStats
+    moved_size: int
 
 
 def capture_disk(
-    device: BlockDevice, used: Sequence[Extent], files: ImageFiles, *, progress: Progress
+    device: BlockDevice,
+    used: Sequence[Extent],
+    files: ImageFiles,
+    *,
+    progress: Progress,
+    former: Captured | None = None,
+    within: BlockSet | None = None,
 ) -> Captured:
     """Copy the used extents of a device into `files.partial_image`, going on from an earlier try.
 
     Blocks of an earlier try count only when the image still holds what the journal says and the source still
-    has the same: both sides are hashed, nothing travels. Raises TransportError, TargetError (no space).
+    has the same: both sides are hashed, nothing travels. `former` is what this very process left there a
+    moment ago: the image is not read to know it. With `within`, only these blocks are looked at, and all
+    others stay as `former` has them. Raises TransportError, TargetError (no space).
     """
     started = time.monotonic()
     table, right = DigestTable(device.size), BlockSet(device.size)
+    if within is not None:
+        _take_over(former, within, table, right)
     with open_image(files.partial_image, device.size) as image:
-        kept = _kept_blocks(device, image, used, files.journal)
+        kept = _kept_blocks(device, image, used, Known(files.journal, former, within), progress)
         for index, digest in kept.items():
             table[index] = digest
-            right.add(index)
-        _drop_stale(image, used, files.journal)
-        reused = sum(request.data_size for request in _requests(used, table.size) if request.index in kept)
-        progress(reused)
-        missing = (request for request in _requests(used, table.size) if request.index not in kept)
+            if former is None or index in former.right:
+                right.add(index)
+        _drop_stale(image, used, files.journal, within)
+        wanted = partial(_requests, used, table.size, within)
+        reused = sum(request.data_size for request in wanted() if request.index in kept)
+        missing = (request for request in wanted() if request.index not in kept)
         with digests.open_journal(files.journal) as journal, read_back(image, table, right) as beside:
             wire = _copy_blocks(device, missing, image, Records(table, journal, beside), progress)
         with disk_errors(files.partial_image):
             os.fsync(image.handle)
     stats = CaptureStats(table.size, extents.total(used), wire, reused, time.monotonic() - started)
-    return Captured(table, right, stats)
+    return Captured(table, right, stats, sum(request.data_size for request in wanted()) - reused)
 
 
-def _requests(used: Iterable[Extent], size: int) -> Iterator[BlockRequest]:
+def _take_over(former: Captured | None, within: BlockSet, table: DigestTable, right: BlockSet) -> None:
+    """Outside of the blocks that are looked at, everything is as it was."""
+    if former is None:
+        return
+    for index in range(digests.block_count(table.size)):
+        if index not in within:
+            table[index] = former.table[index]
+            if index in former.right:
+                right.add(index)
+
+
+def _requests(used: Iterable[Extent], size: int, within: BlockSet | None = None) -> Iterator[BlockRequest]:
     # Made anew each time that they are needed: those of a full disk of 2 TiB would fill 150 MiB.
-    return extents.block_requests(used, size=size)
+    requests = extents.block_requests(used, size=size)
+    return requests if within is None else (one for one in requests if one.index in within)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of an image that is there already: by its journal, or by this process itself."""
+
+    journal: Path
+    former: Captured | None
+    within: BlockSet | None
+
+    @contextmanager
+    def blocks(
+        self, image: ImageFile, written: Iterable[int], size: int
+    ) -> Iterator[Iterator[tuple[int, bytes]]]:
+        """Of these blocks each one and its digest, as the image really has it."""
+        if self.former is not None:
+            table = self.former.table
+            yield ((index, table[index]) for index in written)
+            return
+        recorded = digests.read_journal(self.journal, size)
+        with closing(ImageDigests(image, size).of_blocks(written)) as here:
+            yield ((index, digest) for index, digest in here if digest == recorded[index])
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,22 +172,37 @@ def open_image(path: Path, size: int) -> Iterator[ImageFile]:
 
 
 def _kept_blocks(
-    device: BlockDevice, image: ImageFile, used: Sequence[Extent], journal: Path
+    device: BlockDevice, image: ImageFile, used: Sequence[Extent], known: Known, progress: Progress
 ) -> dict[int, bytes]:
     """Blocks of an earlier try that are right here and unchanged there, with their digests."""
-    recorded = digests.read_journal(journal, device.size)
-    written = {one.index: one for one in _requests(used, device.size) if one.index in recorded}
-    with closing(ImageDigests(image, device.size).of_blocks(written)) as here:
+    recorded = digests.read_journal(known.journal, device.size)
+    requests = _requests(used, device.size, known.within)
+    written = {request.index: request for request in requests if request.index in recorded}
+    kept: dict[int, bytes] = {}
+    expected: dict[int, bytes] = {}
+    with known.blocks(image, written, device.size) as here:
         # Not a list: the source digests its side while this side still does the same.
-        right = (written[index] for index, digest in here if digest == recorded[index])
-        there = device.hash_blocks(right)
-        return {request.index: digest for request, digest in there if digest == recorded[request.index]}
+        for request, digest in device.hash_blocks(_noted(here, written, expected)):
+            if digest == expected.pop(request.index):
+                kept[request.index] = digest
+                progress(request.data_size)
+    return kept
 
 
-def _drop_stale(image: ImageFile, used: Sequence[Extent], journal: Path) -> None:
+def _noted(
+    here: Iterable[tuple[int, bytes]], written: Mapping[int, BlockRequest], expected: dict[int, bytes]
+) -> Iterator[BlockRequest]:
+    """The requests for blocks, whose digests are kept in `expected` until the answers come."""
+    for index, digest in here:
+        expected[index] = digest
+        yield written[index]
+
+
+def _drop_stale(image: ImageFile, used: Sequence[Extent], journal: Path, within: BlockSet | None) -> None:
     """Zero blocks that an earlier try wrote and that the source has freed since."""
     size = os.fstat(image.handle).st_size
-    stale = set(digests.read_journal(journal, size))
+    recorded = digests.read_journal(journal, size)
+    stale = set(recorded) if within is None else {index for index in recorded if index in within}
     stale -= {request.index for request in _requests(used, size) if request.index in stale}
     for index in stale:
         with disk_errors("the image"):
@@ -278,9 +343,9 @@ def _read_again(blocks: ImageDigests, table: DigestTable, right: BlockSet) -> It
 
 def _verify_holes(path: Path, table: DigestTable, first: int, end: int) -> None:
     """The blocks from `first` up to `end` are holes here: the source must have had zeros there."""
-    for index in range(first, end):
-        if table[index] != digests.zero_digest(digests.block_length(index, table.size)):
-            raise _differs(path, table, index)
+    index = table.first_not_zero(first, end)
+    if index is not None:
+        raise _differs(path, table, index)
 
 
 def _differs(path: Path, table: DigestTable, index: int) -> VerifyError:

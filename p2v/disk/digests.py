@@ -21,6 +21,8 @@ from p2v.model import BLOCK_SIZE
 
 RECORD = struct.Struct("!I32s")
 DIGEST_SIZE = 32
+RUN = 4096
+"""Blocks compared at once: a large disk is mostly holes."""
 
 
 def block_count(size: int) -> int:
@@ -57,6 +59,18 @@ class DigestTable:
     def __setitem__(self, index: int, digest: bytes) -> None:
         self._content[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE] = digest
 
+    def first_not_zero(self, first: int, end: int) -> int | None:
+        """The first of the blocks from `first` up to `end` whose digest is not that of zeros."""
+        zeros = zero_digest(BLOCK_SIZE) * RUN
+        for at in range(first, end, RUN):
+            stop = min(at + RUN, end)
+            if self._content[at * DIGEST_SIZE : stop * DIGEST_SIZE] == zeros[: (stop - at) * DIGEST_SIZE]:
+                continue
+            for index in range(at, stop):
+                if self[index] != zero_digest(block_length(index, self.size)):
+                    return index
+        return None
+
     def to_bytes(self) -> bytes:
         return bytes(self._content)
 
@@ -77,6 +91,17 @@ class BlockSet:
 
     def discard(self, index: int) -> None:
         self._members[index] = 0
+
+    def add_range(self, start: int, length: int) -> None:
+        """Every block that holds any of these bytes; what lies outside the image does not count."""
+        for index in range(start // BLOCK_SIZE, min(-(-(start + length) // BLOCK_SIZE), len(self._members))):
+            self._members[index] = 1
+
+    def inverted(self) -> BlockSet:
+        """The blocks that are not in it."""
+        other = BlockSet(0)
+        other._members = bytearray(1 - member for member in self._members)
+        return other
 
     def __contains__(self, index: int) -> bool:
         return self._members[index] == 1
