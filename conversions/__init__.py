@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from conversions import debian
+from conversions import alpine, arch, debian, generic, redhat, suse
 from conversions.protocol import GuestFiles
 from conversions.request import Request
 from drivers.pack import DriverPack
 from p2v.errors import GuestError
-from p2v.model import Conversion, Firmware, Machine, PlannedNic, Platform
+from p2v.model import CleanUp, Conversion, Firmware, Machine, PlannedNic, Platform
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +22,24 @@ class Family:
     convert: Callable[[GuestFiles, Request], Conversion]
 
 
-FAMILIES = (Family("debian", debian.IDS, debian.convert),)
+FAMILIES = (
+    Family("debian", debian.IDS, debian.convert),
+    Family("redhat", redhat.IDS, redhat.convert),
+    Family("suse", suse.IDS, suse.convert),
+    Family("arch", arch.IDS, arch.convert),
+    Family("alpine", alpine.IDS, alpine.convert),
+    Family("generic", (), generic.convert),
+)
 
 
 def family_of(os_id: str, id_like: str = "") -> str:
-    """The family that serves a system, by ID and ID_LIKE of its os-release; empty where none does."""
+    """The family that serves a system, by ID and ID_LIKE of its os-release; empty for what is no Linux."""
+    if not os_id:
+        return ""
     words = (os_id.lower(), *id_like.lower().split())
-    return next((family.name for word in words for family in FAMILIES if word in family.ids), "")
+    if generic.OTHER_KERNELS & set(words):
+        return ""
+    return next((family.name for word in words for family in FAMILIES if word in family.ids), "generic")
 
 
 def convert(
@@ -39,8 +50,12 @@ def convert(
     firmware: Firmware,
     platform: Platform,
     pack: DriverPack,
+    clean_up: CleanUp | None = None,
+    first_boot: bytes = b"",
 ) -> Conversion:
     """Make a mounted guest boot on `platform`, and say what it can use there.
+
+    `clean_up` is what the user chose beyond that; `first_boot` is the content of the script that it names.
 
     `machine` holds the captured disks only, in the order of the images, and its system. Raises GuestError
     where no family serves the system, or where its conversion finds that it cannot work.
@@ -48,7 +63,10 @@ def convert(
     name = machine.os.family if machine.os else ""
     for family in FAMILIES:
         if family.name == name:
-            return family.convert(guest, Request(machine, tuple(nics), firmware, platform, pack))
+            request = Request(
+                machine, tuple(nics), firmware, platform, pack, clean_up or CleanUp(), first_boot
+            )
+            return family.convert(guest, request)
     system = machine.os.name if machine.os else "An unknown system"
     served = ", ".join(family.name for family in FAMILIES)
     raise GuestError(

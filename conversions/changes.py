@@ -30,13 +30,18 @@ class Changes:
 
     def write_text(self, path: str, text: str, reason: str) -> None:
         """Give a file this content; nothing happens, and nothing is recorded, where it has it already."""
-        content = text.encode("utf-8", "surrogateescape")
+        self.write_bytes(path, text.encode("utf-8", "surrogateescape"), reason)
+
+    def write_bytes(
+        self, path: str, content: bytes, reason: str, *, kind: ChangeKind = ChangeKind.EDITED
+    ) -> None:
+        """As `write_text`; `kind` is what happened to a file that was there."""
         before = self.guest.sha256(path)
         after = hashlib.sha256(content).hexdigest()
         if before != after:
             self.guest.mkdir(posixpath.dirname(path))
             self.guest.write(path, content)
-            self._record(Change(_kind(before), path, reason, before, after))
+            self._record(Change(kind if before else ChangeKind.CREATED, path, reason, before, after))
 
     def remove(self, path: str, reason: str) -> None:
         before = self.guest.sha256(path)

@@ -16,9 +16,11 @@ from p2v.model import Disk, Machine, Partition
 UNIQUE_ID = re.compile(r"[0-9A-Za-z-]{4,64}")
 UNSTABLE = re.compile(
     r"/dev/(?:(?:[shv]|xv)d[a-z]{1,3}\d*|nvme\d+n\d+(?:p\d+)?|mmcblk\d+(?:p\d+)?|cciss/c\d+d\d+(?:p\d+)?"
-    r"|disk/by-(?:id|path)/\S+)"
+    r"|dm-\d+|mapper/(?:mpath[a-z]+|3[0-9a-f]{16,32})(?:(?:-part|p)?\d+)?|disk/by-(?:id|path|diskseq)/\S+)"
 )
-STABLE_IDS = re.compile(r"/dev/disk/by-id/(?:dm|lvm|md)-")
+PATH = re.compile(r"(?<![\w/])/dev/[\w.+:@%!/-]*[\w]")
+STABLE_IDS = re.compile(r"/dev/disk/by-id/(?:lvm-|md-|dm-(?!(?:name-mpath|uuid-(?:part\d+-)?mpath)))")
+"""What is in the copied bytes, too: volumes and arrays by their own identifiers, but not multipath's."""
 USUAL_FIRST_NAMES = ("/dev/sda", "/dev/vda", "/dev/hda", "/dev/xvda", "/dev/nvme0n1", "/dev/mmcblk0")
 
 
@@ -46,10 +48,30 @@ class DeviceNames:
         found = self.find(name)
         return found.stable if found else None
 
+    def path(self, name: str) -> str | None:
+        """As `stable`, for places that take a path only: `/dev/disk/by-uuid/…`."""
+        kind, _, identifier = (self.stable(name) or "").partition("=")
+        return f"/dev/disk/by-{kind.lower()}/{identifier}" if identifier else None
+
 
 def is_unstable(name: str) -> bool:
     """Whether a name means a disk by its controller, slot, serial or order: what another machine changes."""
     return UNSTABLE.fullmatch(name) is not None and STABLE_IDS.match(name) is None
+
+
+def with_stable_paths(text: str, names: DeviceNames) -> str:
+    """A text with every path of a disk of the source replaced by one that holds on any machine."""
+
+    def replaced(found: re.Match[str]) -> str:
+        return (names.path(found[0]) if is_unstable(found[0]) else None) or found[0]
+
+    return PATH.sub(replaced, text)
+
+
+def unknown_paths(text: str, names: DeviceNames) -> tuple[str, ...]:
+    """The paths in a text that mean a disk by where it was, and that are on no disk of this run."""
+    found = (path for path in PATH.findall(text) if is_unstable(path) and names.stable(path) is None)
+    return tuple(dict.fromkeys(found))
 
 
 def device_names(machine: Machine) -> DeviceNames:
@@ -75,6 +97,13 @@ def partition_path(disk: str, number: int) -> str:
     return f"{disk}p{number}" if disk[-1:].isdigit() else f"{disk}{number}"
 
 
+def partition_paths(disk: str, number: int) -> tuple[str, ...]:
+    """All names that a partition has; multipath's depend on its version and on its settings."""
+    if disk.startswith("/dev/mapper/"):
+        return (f"{disk}{number}", f"{disk}p{number}", f"{disk}-part{number}")
+    return (partition_path(disk, number),)
+
+
 def _disk_names(disk: Disk) -> tuple[str, ...]:
     names = (name if name.startswith("/") else f"/dev/{name}" for name in (disk.path, *disk.names) if name)
     return tuple(dict.fromkeys(name for name in names if name.startswith("/dev/")))
@@ -87,7 +116,8 @@ def _names_on(disk: Disk, path: str, shared: frozenset[str]) -> Iterator[DeviceN
         stable = _stable(partition, shared)
         if stable:
             kind = partition.filesystem.kind if partition.filesystem else ""
-            yield DeviceName(partition_path(path, partition.number), stable, kind)
+            for name in partition_paths(path, partition.number):
+                yield DeviceName(name, stable, kind)
 
 
 def _stable(partition: Partition, shared: frozenset[str]) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from conversions.devices import DeviceNames, is_unstable
+from conversions.devices import DeviceNames, is_unstable, with_stable_paths
 
 ESCAPE = re.compile(r"\\([0-7]{3})")
 MAX_LINES = 10_000
@@ -53,33 +53,42 @@ def _mounts(text: str) -> Iterator[Mount]:
             yield Mount(fields[0], fields[1], fields[2], options)
 
 
-def rewrite_fstab(text: str, names: DeviceNames) -> Rewritten:
+def rewrite_fstab(text: str, names: DeviceNames, path: str = "/etc/fstab") -> Rewritten:
     """Replace names that hold on the source only. Names that are not the source's stay, with a warning."""
     lines: list[str] = []
     warnings: list[str] = []
-    for line in text.splitlines(keepends=True):
-        new, warning = _fstab_line(line, names)
-        lines.append(new)
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+        new, warning = _fstab_line(line, names, f"{path}:{number}")
+        lines.append(_with_stable_options(new, names))
         warnings.extend([warning] if warning else [])
     return Rewritten("".join(lines), tuple(warnings))
 
 
-def _fstab_line(line: str, names: DeviceNames) -> tuple[str, str]:
+def _fstab_line(line: str, names: DeviceNames, place: str) -> tuple[str, str]:
     parsed = next(_mounts(line), None)
     if parsed is None or not is_unstable(parsed.spec):
         return line, ""
     found = names.find(parsed.spec)
     if found is None:
-        return line, _unknown("/etc/fstab", parsed)
+        return line, _unknown(place, parsed)
     if not _same_kind(parsed.kind, found.kind):
-        says = f"/etc/fstab says that {parsed.spec} holds {parsed.kind}, but {found.kind} is there"
+        says = f"{place} says that {parsed.spec} holds {parsed.kind}, but {found.kind} is there"
         return line, f"{says}; the line was left as it is"
     return _replace_field(line, 0, found.stable), ""
 
 
-def _unknown(path: str, mount: Mount) -> str:
+def _with_stable_options(line: str, names: DeviceNames) -> str:
+    """Btrfs names further disks in its options (`device=`), XFS its log, ext4 its journal."""
+    parsed = next(_mounts(line), None)
+    if parsed is None or not any("=/dev/" in option for option in parsed.options):
+        return line
+    field = line.split()[3]
+    return _replace_field(line, 3, with_stable_paths(field, names))
+
+
+def _unknown(place: str, mount: Mount) -> str:
     effect = "the boot will stop there" if mount.waits else "it will not be mounted"
-    return f"{path} names {mount.spec} for {mount.mountpoint}, which is on no disk of this run; {effect}"
+    return f"{place} names {mount.spec} for {mount.mountpoint}, which is on no disk of this run; {effect}"
 
 
 def _same_kind(said: str, seen: str) -> bool:
@@ -88,11 +97,11 @@ def _same_kind(said: str, seen: str) -> bool:
     return said == seen or (said in EXT and seen in EXT)
 
 
-def rewrite_crypttab(text: str, names: DeviceNames) -> Rewritten:
+def rewrite_crypttab(text: str, names: DeviceNames, path: str = "/etc/crypttab") -> Rewritten:
     """As `rewrite_fstab`, for the second field of crypttab, the encrypted device."""
     lines: list[str] = []
     warnings: list[str] = []
-    for line in text.splitlines(keepends=True):
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
         fields = line.split()
         if len(fields) < 2 or fields[0].startswith("#") or not is_unstable(_unescape(fields[1])):
             lines.append(line)
@@ -100,7 +109,7 @@ def rewrite_crypttab(text: str, names: DeviceNames) -> Rewritten:
         stable = names.stable(_unescape(fields[1]))
         lines.append(_replace_field(line, 1, stable) if stable else line)
         if stable is None:
-            warnings.append(f"/etc/crypttab names {fields[1]}, which is on no disk of this run")
+            warnings.append(f"{path}:{number} names {fields[1]}, which is on no disk of this run")
     return Rewritten("".join(lines), tuple(warnings))
 
 

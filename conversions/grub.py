@@ -7,23 +7,37 @@ same edits, so that the guest's own next update-grub says the same again.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from conversions import cmdline
+from conversions import bls, cmdline, grub_environment, grub_menu
 from conversions.changes import Changes
+from conversions.command_lines import (
+    SERIAL_CONSOLE,
+    STABLE_NAMES,
+    Edit,
+    arguments,
+    edit_file,
+    edit_kernel_install,
+    stable_names,
+)
 from conversions.devices import DeviceNames, is_unstable
 from p2v.errors import GuestError
 
-CONFIGS = ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg")
+CONFIGS = ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg", "/boot/efi/EFI/*/grub.cfg")
+"""The last are the whole menu on older Red Hat systems with UEFI, elsewhere three lines that lead to it."""
+ENVIRONMENTS = ("/boot/grub/grubenv", "/boot/grub2/grubenv", "/boot/efi/EFI/*/grubenv")
+ENTRIES = "/boot/loader/entries"
+KERNEL_OPTIONS = "kernelopts"
 SETTINGS = "/etc/default/grub"
 SETTINGS_PARTS = "/etc/default/grub.d/*.cfg"
 DEVICE_MAPS = ("/boot/grub/device.map", "/boot/grub2/device.map")
+EVIDENCE = ("/boot/grub/i386-pc/core.img", "/boot/grub2/i386-pc/core.img")
+"""What grub-install leaves where a BIOS starts GRUB 2."""
 
-LINUX_LINE = re.compile(
-    r"^(?P<head>[ \t]*linux(?:16|efi)?[ \t]+(?P<kernel>\S*/(?:vmlinu[xz]|kernel)[^/\s]*))"
-    r"(?P<gap>[ \t]*)(?P<arguments>[^\n]*)$",
-    re.MULTILINE,
-)
+LINUX_LINE = grub_menu.LINUX_LINE
+DEFAULT_OPTIONS = re.compile(r"^(?P<head>[ \t]*set kernelopts=)(?P<value>\"[^\"\n]*\")", re.MULTILINE)
+"""Red Hat 8: what the menu takes where the environment has no `kernelopts`."""
 SETTING = re.compile(
     r"^(?P<head>[ \t]*(?:export[ \t]+)?GRUB_CMDLINE_LINUX(?P<which>_[A-Z_]+)?=)"
     r"(?P<value>\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'|[^\s\"'#;]*)",
@@ -34,9 +48,37 @@ NO_UUID = re.compile(
 )
 MAP_LINE = re.compile(r"\s*\((?:hd|fd)\d+\)\s+(?P<device>/dev/\S+)\s*")
 
-STABLE_NAMES = "disks have other names in the virtual machine"
 NO_UUID_REASON = "without UUIDs the next update-grub would write names that depend on the hardware"
-SERIAL = "console on the first serial port"
+
+
+@dataclass(frozen=True, slots=True)
+class Grub2:
+    """GRUB 2 as a `conversions.loaders.Loader`."""
+
+    changes: Changes
+    name: str = "grub2"
+
+    @property
+    def exists(self) -> bool:
+        return bool(config_paths(self.changes))
+
+    @property
+    def evidence(self) -> bool:
+        """Whether a BIOS was made to start it."""
+        return any(self.changes.guest.exists(path) for path in EVIDENCE)
+
+    def default_kernel(self) -> str:
+        return default_kernel(self.changes)
+
+    def rewrite_devices(self, names: DeviceNames) -> None:
+        rewrite_devices(self.changes, names)
+        warn_about_installer(self.changes)
+
+    def add_arguments(self, words: Sequence[str]) -> None:
+        _edit_all(self.changes, arguments(words))
+
+    def add_serial_console(self) -> None:
+        add_serial_console(self.changes)
 
 
 def edit_linux_lines(text: str, edit: Callable[[str], str]) -> str:
@@ -46,7 +88,9 @@ def edit_linux_lines(text: str, edit: Callable[[str], str]) -> str:
         arguments = edit(found["arguments"])
         return found["head"] + (found["gap"] or (" " if arguments else "")) + arguments
 
-    return LINUX_LINE.sub(edited, text)
+    return DEFAULT_OPTIONS.sub(
+        lambda found: found["head"] + _edit_value(found["value"], edit), LINUX_LINE.sub(edited, text)
+    )
 
 
 def edit_settings(text: str, edit: Callable[[str], str]) -> str:
@@ -64,23 +108,24 @@ def _edit_value(value: str, edit: Callable[[str], str]) -> str:
 
 
 def config_paths(changes: Changes) -> tuple[str, ...]:
-    """The generated configurations that exist; raises GuestError where there is none."""
-    found = tuple(path for path in CONFIGS if changes.guest.exists(path))
-    if not found:
-        raise GuestError(
-            "The guest has no GRUB 2 configuration (/boot/grub/grub.cfg), so its boot cannot be prepared",
-            hint="If /boot is on a disk of its own, capture that too; no other boot loader is supported",
-        )
-    return found
+    """The generated configurations that exist."""
+    return tuple(path for pattern in CONFIGS for path in changes.guest.glob(pattern))
 
 
 def default_kernel(changes: Changes) -> str:
-    """The file name of the first kernel that grub.cfg offers, empty where none is seen."""
-    for path in config_paths(changes):
-        found = LINUX_LINE.search(changes.read_text(path))
-        if found:
-            return found["kernel"].rsplit("/", 1)[-1]
-    return ""
+    """The path of the kernel that is started when nobody chooses, as the menu names it; empty if not seen."""
+    variables: dict[str, str] = {}
+    for pattern in ENVIRONMENTS:
+        for path in changes.guest.glob(pattern):
+            variables |= grub_environment.variables(changes.read_text(path))
+    texts = [changes.read_text(path) for path in config_paths(changes)]
+    found = [
+        entry.linux for entry in bls.entries(changes, ENTRIES) if entry.name == variables.get("saved_entry")
+    ]
+    found += [grub_menu.default_kernel(text, variables) for text in texts]
+    if any(grub_menu.USES_ENTRIES.search(text) for text in texts):
+        found += [entry.linux for entry in bls.entries(changes, ENTRIES)]
+    return next(filter(None, found), "")
 
 
 def settings_paths(changes: Changes) -> tuple[str, ...]:
@@ -91,22 +136,38 @@ def settings_paths(changes: Changes) -> tuple[str, ...]:
 
 def rewrite_devices(changes: Changes, names: DeviceNames) -> None:
     """Name disks in a way that holds on any machine, now and after the next update-grub."""
-
-    def edit(words: str) -> str:
-        rewritten = cmdline.rewrite_devices(words, names)
-        changes.warn_all(rewritten.warnings)
-        return rewritten.text
-
-    for path in config_paths(changes):
-        changes.write_text(path, edit_linux_lines(changes.read_text(path), edit), STABLE_NAMES)
+    edit = stable_names(changes, names)
+    _edit_menus(changes, edit)
     for path in settings_paths(changes):
-        changes.write_text(path, edit_settings(changes.read_text(path), edit), STABLE_NAMES)
+        changes.write_text(path, edit_settings(changes.read_text(path), edit.apply), STABLE_NAMES)
         changes.write_text(path, NO_UUID.sub(r"#\g<0>", changes.read_text(path)), NO_UUID_REASON)
     for path in DEVICE_MAPS:
-        _clean_device_map(changes, path)
+        clean_device_map(changes, path)
 
 
-def _clean_device_map(changes: Changes, path: str) -> None:
+def _edit_menus(changes: Changes, edit: Edit) -> None:
+    """What boots now: menus, entries of the Boot Loader Specification, and the variables that they use."""
+    for path in config_paths(changes):
+        edit_file(changes, path, lambda text: edit_linux_lines(text, edit.apply), edit.reason)
+    bls.edit_entries(changes, ENTRIES, edit)
+    for pattern in ENVIRONMENTS:
+        for path in changes.guest.glob(pattern):
+            _edit_environment(changes, path, edit)
+    edit_kernel_install(changes, edit)
+
+
+def _edit_environment(changes: Changes, path: str, edit: Edit) -> None:
+    text = changes.read_text(path)
+    try:
+        edited = grub_environment.edit_variable(text, KERNEL_OPTIONS, edit.apply)
+    except GuestError as error:
+        changes.warn(f"{path}: {error.message}; {edit.reason} is missing there")
+        return
+    if edited != text:
+        changes.write_text(path, edited, edit.reason)
+
+
+def clean_device_map(changes: Changes, path: str) -> None:
     """grub-install makes the map anew; a stale line makes it fail with `cannot find a GRUB drive`."""
     text = changes.read_text(path)
     kept = [line for line in text.splitlines(keepends=True) if not _is_stale(line)]
@@ -125,13 +186,18 @@ def _is_stale(line: str) -> bool:
 
 def add_serial_console(changes: Changes) -> None:
     """Every kernel also talks on the first serial port, now and after the next update-grub."""
-    for path in config_paths(changes):
-        changes.write_text(path, edit_linux_lines(changes.read_text(path), cmdline.with_serial), SERIAL)
+    if any(_settings_have_serial(changes.read_text(path)) for path in settings_paths(changes)):
+        _edit_menus(changes, SERIAL_CONSOLE)
+    else:
+        _edit_all(changes, SERIAL_CONSOLE)
+
+
+def _edit_all(changes: Changes, edit: Edit) -> None:
+    _edit_menus(changes, edit)
     paths = settings_paths(changes)
-    if SETTINGS not in paths or any(_settings_have_serial(changes.read_text(path)) for path in paths):
-        return
-    target = next((path for path in reversed(paths) if _assigns(changes.read_text(path))), SETTINGS)
-    changes.write_text(target, _settings_with_serial(changes.read_text(target)), SERIAL)
+    if SETTINGS in paths:
+        target = next((path for path in reversed(paths) if _assigns(changes.read_text(path))), SETTINGS)
+        changes.write_text(target, _settings_with(changes.read_text(target), edit.apply), edit.reason)
 
 
 def _settings_have_serial(text: str) -> bool:
@@ -142,15 +208,14 @@ def _assigns(text: str) -> bool:
     return any(not found["which"] for found in SETTING.finditer(text))
 
 
-def _settings_with_serial(text: str) -> str:
-    """The last plain GRUB_CMDLINE_LINUX gets the console; where there is none, a line is added."""
+def _settings_with(text: str, edit: Callable[[str], str]) -> str:
+    """The last plain GRUB_CMDLINE_LINUX is edited; where there is none, a line is added."""
     plain = [found for found in SETTING.finditer(text) if not found["which"]]
     if not plain:
         gap = "" if not text or text.endswith("\n") else "\n"
-        return f'{text}{gap}GRUB_CMDLINE_LINUX="{cmdline.with_serial("")}"\n'
+        return f'{text}{gap}GRUB_CMDLINE_LINUX="{edit("")}"\n'
     last = plain[-1]
-    value = _edit_value(last["value"], cmdline.with_serial)
-    return text[: last.start()] + last["head"] + value + text[last.end() :]
+    return text[: last.start()] + last["head"] + _edit_value(last["value"], edit) + text[last.end() :]
 
 
 def warn_about_installer(changes: Changes) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from conversions.unpack import PIECE, detect, unpack
+from conversions.unpack import PIECE, Compression, Unpacking, detect
 from p2v.errors import GuestError
 
 MAGICS = (b"070701", b"070702")
@@ -18,41 +18,93 @@ TRAILER = "TRAILER!!!"
 MAX_CONTENT = 2 * 1024**3
 MAX_ENTRIES = 200_000
 MAX_NAME = 4096
-MAX_SETTINGS = 64 * 1024
-MAX_ALL_SETTINGS = 1024 * 1024
+MAX_SETTINGS = 512 * 1024
+MAX_INDEX = 16 * 1024 * 1024
+MAX_KEPT = 64 * 1024 * 1024
 MODULE = re.compile(
     r"(?:.*/)?lib/modules/(?P<version>[^/]+)/(?:.*/)?(?P<name>[^/]+)\.ko(?:\.(?:gz|xz|zst|bz2))?"
 )
-SETTINGS = re.compile(r"(?:\./)?(?:conf/.*|cryptroot/crypttab|etc/crypttab|etc/fstab)")
+SETTINGS = re.compile(
+    r"(?:\./)?(?:conf/.*|cryptroot/crypttab|(?:usr/)?etc/(?:crypttab|fstab|mdadm\.conf|mdadm/.*|cmdline\.d/.*|lvm/.*))"
+)
+INDEX = re.compile(
+    r"(?:.*/)?lib/modules/(?P<version>[^/]+)/modules\.(?:dep|alias|softdep|dep\.bin|alias\.bin)"
+)
+MARKS = (
+    ("udev", re.compile(r"(?:.*/)?(?:systemd-udevd|udevd|udevadm)")),
+    ("initramfs-tools", re.compile(r"(?:\./)?scripts/functions")),
+    ("dracut", re.compile(r"(?:.*/)?lib/dracut(?:-lib\.sh|/.*)")),
+    ("mkinitcpio", re.compile(r"(?:\./)?(?:buildconfig|init_functions)")),
+)
+"""Files that say what made an initramfs, and whether udev loads its modules."""
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A kernel module of an initramfs: for which kernel, and its name with `_` for `-`."""
+    """A kernel module of an initramfs: for which kernel, its name with `_` for `-`, and where it is."""
 
     version: str
     name: str
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A small file of an initramfs."""
+
+    path: str
+    content: bytes
+
+    @property
+    def text(self) -> str:
+        return self.content.decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How the last segment of an initramfs ends: whatever is added must fit behind it.
+
+    `compression` is None for a plain archive; `position` is where it ends, `unpacked` the length of its
+    content; `clean` is whether nothing but zeros follows it.
+    """
+
+    compression: Compression | None = None
+    position: int = 0
+    unpacked: int = 0
+    clean: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Initramfs:
-    """What matters of an initramfs. `settings` is the text of its configuration, file after file."""
+    """What matters of an initramfs; of several files of one path only the last is here, as it is at boot."""
 
     all_modules: tuple[Module, ...]
-    settings: str = ""
+    files: tuple[Packed, ...]
+    marks: frozenset[str]
+    end: End
 
     def modules(self, version: str) -> frozenset[str]:
         """The names of the modules for kernel `version`."""
         return frozenset(module.name for module in self.all_modules if module.version == version)
 
+    def index(self, version: str, name: str) -> Packed | None:
+        """An index of the modules of `version`: `modules.dep.bin` and the like."""
+        tail = f"lib/modules/{version}/{name}"
+        return next((file for file in self.files if file.path.endswith(tail)), None)
+
+    @property
+    def configuration(self) -> tuple[Packed, ...]:
+        """Files of settings, without the indexes of modules."""
+        return tuple(file for file in self.files if INDEX.fullmatch(file.path) is None)
+
 
 @dataclass(slots=True)
 class Budget:
-    """What may still come, over all archives together: bytes, entries, bytes of settings."""
+    """What may still come, over all archives together: bytes, entries, bytes that are kept."""
 
     content: int = MAX_CONTENT
     entries: int = MAX_ENTRIES
-    settings: int = MAX_ALL_SETTINGS
+    kept: int = MAX_KEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +165,21 @@ class _Stream:
 
 
 def read_initramfs(data: bytes, budget: Budget | None = None) -> Initramfs:
-    """Names of modules and text of settings. Raises GuestError where it is damaged, too large or unknown."""
+    """Modules, indexes and settings. Raises GuestError where it is damaged, too large or unknown."""
+    reading = _Reading(memoryview(data), budget or Budget())
     modules: dict[Module, None] = {}
-    settings: list[bytes] = []
-    for entry in _entries(memoryview(data), budget or Budget()):
+    files: dict[str, Packed] = {}
+    marks: set[str] = set()
+    for entry in reading.entries():
         found = MODULE.fullmatch(entry.name)
         if found:
-            modules[Module(found["version"], module_name(found["name"]))] = None
+            modules[Module(found["version"], module_name(found["name"]), entry.name)] = None
         if entry.body:
-            settings.append(entry.body)
-    if not modules and not settings:
+            files[entry.name] = Packed(entry.name, entry.body)
+        marks.update(mark for mark, pattern in MARKS if pattern.fullmatch(entry.name))
+    if not modules and not files:
         raise GuestError("The initramfs holds neither modules nor settings")
-    return Initramfs(tuple(modules), b"\n".join(settings).decode("utf-8", "replace"))
+    return Initramfs(tuple(modules), tuple(files.values()), frozenset(marks), reading.end)
 
 
 def module_name(name: str) -> str:
@@ -132,23 +187,46 @@ def module_name(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _entries(data: memoryview, budget: Budget) -> Iterator[_Entry]:
-    """Plain archives first; the first compressed stream is the last segment, as all tools write them."""
-    position = 0
-    while position < len(data):
-        kind = detect(data[position : position + 8])
-        if kind is not None:
-            yield from _archives(_Stream(unpack(data[position:], kind), budget), budget)
-            return
-        if data[position : position + 6] not in MAGICS and data[position] != 0:
-            raise GuestError("The initramfs is compressed in a way that is not known")
-        stream = _Stream(_plain(data, position), budget)
-        if stream.skip_zeros() and bytes(data[position + stream.position :][:6]) in MAGICS:
-            yield from _archive(stream, budget)
-        position += stream.position
+class _Reading:
+    """One pass over the segments of an initramfs; `end` is known afterwards."""
+
+    def __init__(self, data: memoryview, budget: Budget) -> None:
+        self._data = data
+        self._budget = budget
+        self._position = 0
+        self.end = End()
+
+    def entries(self) -> Iterator[_Entry]:
+        """Segment after segment, plain or compressed, as the kernel unpacks them."""
+        while self._position < len(self._data):
+            start = bytes(self._data[self._position : self._position + 8])
+            kind = detect(memoryview(start))
+            if kind is not None:
+                yield from self._compressed(kind)
+            elif start[:6] in MAGICS or start[:1] == b"\0":
+                yield from self._plain()
+            elif self._position == 0:
+                raise GuestError("The initramfs is compressed in a way that is not known")
+            else:
+                self.end = replace(self.end, clean=False)
+                return
+
+    def _compressed(self, kind: Compression) -> Iterator[_Entry]:
+        segment = Unpacking(self._data[self._position :], kind)
+        stream = _Stream(segment.pieces(), self._budget)
+        yield from _archives(stream, self._budget)
+        self._position += segment.used
+        self.end = End(kind, self._position, stream.position)
+
+    def _plain(self) -> Iterator[_Entry]:
+        stream = _Stream(_pieces(self._data, self._position), self._budget)
+        if stream.skip_zeros() and bytes(self._data[self._position + stream.position :][:6]) in MAGICS:
+            yield from _archive(stream, self._budget)
+            self.end = End(None, self._position + stream.position, stream.position)
+        self._position += stream.position
 
 
-def _plain(data: memoryview, start: int) -> Iterator[bytes]:
+def _pieces(data: memoryview, start: int) -> Iterator[bytes]:
     return (bytes(data[offset : offset + PIECE]) for offset in range(start, len(data), PIECE))
 
 
@@ -184,8 +262,9 @@ def _entry(stream: _Stream, budget: Budget) -> _Entry:
 
 
 def _body(stream: _Stream, name: str, size: int, budget: Budget) -> bytes:
-    if size <= min(MAX_SETTINGS, budget.settings) and SETTINGS.fullmatch(name):
-        budget.settings -= size
+    limit = MAX_SETTINGS if SETTINGS.fullmatch(name) else MAX_INDEX if INDEX.fullmatch(name) else 0
+    if size <= min(limit, budget.kept):
+        budget.kept -= size
         return stream.read(size)
     stream.skip(size)
     return b""

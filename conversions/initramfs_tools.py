@@ -9,29 +9,24 @@ still boots.
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
+from dataclasses import dataclass
 
 from conversions.changes import Changes
-from conversions.initramfs import read_initramfs
-from conversions.kernels import INITRAMFS_LIMIT, Kernel
+from conversions.command_lines import STABLE_NAMES
+from conversions.devices import DeviceNames, is_unstable
+from conversions.kernels import Kernel
+from conversions.rebuilt import RESULT, WORK, all_modules, build_folder, install_result
 from drivers.pack import LinuxDriver
-from p2v.errors import GuestError
-from p2v.model import MiB
 
 CONFIG = "/etc/initramfs-tools"
 MODULES = f"{CONFIG}/modules"
 TOOLS = ("/usr/sbin/mkinitramfs", "/sbin/mkinitramfs")
-WORK = "/var/lib/p2v-conversion"
-"""Only root may write in /var/lib, so that nobody of the guest can have put a trap there."""
 WORK_CONFIG = f"{WORK}/initramfs-tools"
 HOOK = f"{WORK_CONFIG}/hooks/zz-p2v"
-RESULT = f"{WORK}/initrd.img"
 STATE = "/var/lib/initramfs-tools"
-SCRATCH = "/var/tmp"
 COMMENT = "# drivers of the virtual machine, added by p2v"
-GROWTH = 8 * MiB
-UNPACKED = 5
-"""An initramfs unpacked, twice over, is about this many times its compressed size."""
 
 SETTINGS = "MODULES={modules}\nCOMPRESSLEVEL=1\n"
 HOOK_TEXT = """#!/bin/sh
@@ -39,6 +34,48 @@ case "$1" in prereqs) exit 0 ;; esac
 . /usr/share/initramfs-tools/hook-functions
 manual_add_modules {modules}
 """
+
+
+RESUME = re.compile(
+    r"^(?P<head>[ \t]*(?:RESUME|ROOT)=[\"']?)(?P<device>/dev/[^\s\"'#]+)(?P<tail>[\"']?[ \t]*)$", re.MULTILINE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class InitramfsTools:
+    """Debian's builder as a `conversions.ramdisks.Builder`."""
+
+    changes: Changes
+    name: str = "initramfs-tools"
+
+    @property
+    def exists(self) -> bool:
+        return bool(tool(self.changes))
+
+    def rewrite_devices(self, names: DeviceNames) -> None:
+        for path in (f"{CONFIG}/initramfs.conf", *self.changes.guest.glob(f"{CONFIG}/conf.d/*")):
+            text = self.changes.read_text(path)
+            if text:
+                self.changes.write_text(path, with_stable_resume(text, names), STABLE_NAMES)
+
+    def remember(self, drivers: tuple[LinuxDriver, ...]) -> None:
+        remember_modules(self.changes, drivers)
+
+    def rebuild(self, kernel: Kernel, drivers: tuple[LinuxDriver, ...], reason: str) -> None:
+        rebuild(self.changes, kernel, drivers, reason)
+
+    def note(self, kernel: Kernel, content: bytes) -> None:
+        note_digest(self.changes, kernel, content)
+
+
+def with_stable_resume(text: str, names: DeviceNames) -> str:
+    """RESUME= and ROOT= of the settings of initramfs-tools, in /etc or inside an initramfs."""
+
+    def edited(found: re.Match[str]) -> str:
+        stable = names.stable(found["device"]) if is_unstable(found["device"]) else None
+        return f"{found['head']}{stable}{found['tail']}" if stable else found.group()
+
+    return RESUME.sub(edited, text)
 
 
 def tool(changes: Changes) -> str:
@@ -64,34 +101,16 @@ def rebuild(changes: Changes, kernel: Kernel, drivers: tuple[LinuxDriver, ...], 
 
     Raises GuestError where there is no space, where the tool fails, or where the result lacks a driver.
     """
-    old = kernel.contents.modules(kernel.version) if kernel.contents else frozenset()
-    modules = sorted(old | kernel.closure(driver.module for driver in drivers))
-    size = changes.guest.size(kernel.initramfs)
-    _need_space(changes, SCRATCH, UNPACKED * size + 32 * MiB)
-    _need_space(changes, WORK.rsplit("/", 1)[0], size + GROWTH)
-    try:
+    with build_folder(changes, kernel):
         # Without knowing what the old one held, only Debian's own full choice is sure to find the root disk.
-        _prepare(changes, modules, selection="list" if kernel.contents else "most")
+        selection = "list" if kernel.contents else "most"
+        _prepare(changes, all_modules(kernel, drivers), selection=selection)
         changes.guest.run([tool(changes), "-d", WORK_CONFIG, "-o", RESULT, kernel.version])
-        _install(changes, kernel, drivers, reason)
-    finally:
-        changes.guest.run(["rm", "-rf", WORK])
-
-
-def _need_space(changes: Changes, path: str, size: int) -> None:
-    free = changes.guest.free_space(path)
-    if free < size:
-        raise GuestError(
-            f"{path} of the guest has {free // MiB} MiB free, but {size // MiB} MiB are needed to rebuild an"
-            " initramfs",
-            hint="Make space there on the source, for old kernels with: apt autoremove --purge",
-        )
+        note_digest(changes, kernel, install_result(changes, kernel, drivers, reason))
 
 
 def _prepare(changes: Changes, modules: list[str], *, selection: str) -> None:
     guest = changes.guest
-    guest.run(["rm", "-rf", WORK])
-    guest.mkdir(WORK)
     guest.run(["cp", "-a", CONFIG, WORK_CONFIG])
     for folder in ("conf.d", "hooks", "scripts"):
         guest.mkdir(f"{WORK_CONFIG}/{folder}")
@@ -100,18 +119,7 @@ def _prepare(changes: Changes, modules: list[str], *, selection: str) -> None:
     guest.run(["chmod", "0755", HOOK])
 
 
-def _install(changes: Changes, kernel: Kernel, drivers: tuple[LinuxDriver, ...], reason: str) -> None:
-    data = changes.guest.read(RESULT, limit=INITRAMFS_LIMIT)
-    present = read_initramfs(data).modules(kernel.version) | kernel.built_in
-    lacking = sorted(kernel.closure(driver.module for driver in drivers) - present)
-    if lacking:
-        raise GuestError(f"The rebuilt initramfs of {kernel.version} still lacks {', '.join(lacking)}")
-    _need_space(changes, "/boot", len(data) - changes.guest.size(kernel.initramfs))
-    changes.rebuild(RESULT, kernel.initramfs, reason)
-    _note_digest(changes, kernel, data)
-
-
-def _note_digest(changes: Changes, kernel: Kernel, data: bytes) -> None:
+def note_digest(changes: Changes, kernel: Kernel, data: bytes) -> None:
     """Older update-initramfs refuse to touch an initramfs whose SHA-1 is not the one they noted."""
     path = f"{STATE}/{kernel.version}"
     if kernel.initramfs in changes.read_text(path):

@@ -6,27 +6,32 @@ Files: /lib/modules/VERSION/modules.builtin and modules.dep, written by depmod(8
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from conversions import uki
 from conversions.changes import Changes
 from conversions.initramfs import Initramfs, module_name, read_initramfs
+from conversions.kernel_images import VERSION, KernelImage, kernel_images
+from conversions.kernel_versions import version_key
 from drivers.pack import LinuxDriver
 from p2v.errors import GuestError
 
-VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+~_-]{0,99}")
 LIST_LIMIT = 16 * 1024 * 1024
 INITRAMFS_LIMIT = 512 * 1024 * 1024
-IMAGE_PREFIXES = ("/boot/vmlinuz-", "/boot/vmlinux-")
 MODULE_SUFFIX = re.compile(r"\.ko(?:\.(?:gz|xz|zst|bz2))?$")
 
 
 @dataclass(frozen=True, slots=True)
 class Loadable:
-    """A module of a kernel and the modules that it needs, all of them."""
+    """A module of a kernel and the modules that it needs, all of them, in the order of modules.dep(5).
+
+    `path` is relative to the folder of the kernel's modules.
+    """
 
     name: str
     needs: tuple[str, ...]
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,56 +67,76 @@ def installed_kernels(changes: Changes, drivers: Sequence[LinuxDriver]) -> tuple
 
     `drivers` are those whose symbols are looked up in /boot/config-VERSION, beside modules.builtin.
     """
+    versions = _module_folders(changes)
     found: list[Kernel] = []
-    for image in _images(changes):
-        version = image.split("-", 1)[1]
-        if not changes.guest.is_dir(f"/lib/modules/{version}"):
-            changes.warn(f"{image} has no modules in /lib/modules/{version}; it was left as it is")
-            continue
-        found.append(_kernel(changes, image, version, drivers))
+    for image in kernel_images(changes, versions):
+        if image.version in versions:
+            found.append(_kernel(changes, image, drivers))
+        elif "-rescue-" not in image.path:
+            name = image.version or "its version"
+            changes.warn(f"{image.path} has no modules in /lib/modules/{name}; it was left as it is")
+    found += _unified(changes, versions, drivers)
     if not found:
         raise GuestError(
             "The guest has no kernel in /boot with its modules in /lib/modules",
             hint="If /boot is on a disk of its own, capture that disk too: p2v scan SOURCE shows the disks",
         )
+    for version in sorted(versions - {kernel.version for kernel in found}):
+        changes.warn(f"/lib/modules/{version} has modules of a kernel that is not in /boot")
     return tuple(sorted(found, key=lambda kernel: version_key(kernel.version), reverse=True))
 
 
-def version_key(version: str) -> tuple[tuple[int, int | str], ...]:
-    """Sorts versions as a person would: runs of digits as numbers, above letters."""
-    parts = re.findall(r"\d+|[a-z]+", version.lower())
-    return tuple((1, int(part[:18])) if part.isdigit() else (0, part) for part in parts)
+def _module_folders(changes: Changes) -> frozenset[str]:
+    """Versions that have modules, by the file that depmod makes of them."""
+    found = (path.split("/")[-2] for path in changes.guest.glob("/lib/modules/*/modules.dep"))
+    return frozenset(version for version in found if VERSION.fullmatch(version))
 
 
-def _images(changes: Changes) -> list[str]:
-    images = [path for prefix in IMAGE_PREFIXES for path in changes.guest.glob(f"{prefix}*")]
-    usable = [path for path in images if VERSION.fullmatch(path.split("-", 1)[1])]
-    return [
-        path for path in usable if not path.endswith((".dpkg-old", ".dpkg-new", ".dpkg-tmp", ".bak", ".old"))
-    ]
-
-
-def _kernel(changes: Changes, image: str, version: str, drivers: Sequence[LinuxDriver]) -> Kernel:
-    folder = f"/lib/modules/{version}"
-    initramfs = f"/boot/initrd.img-{version}"
-    has_initramfs = changes.guest.exists(initramfs)
-    built_in = _module_names(_lines(changes, f"{folder}/modules.builtin")) | _configured(
-        changes, version, drivers
-    )
+def _kernel(changes: Changes, image: KernelImage, drivers: Sequence[LinuxDriver]) -> Kernel:
     return Kernel(
-        version=version,
-        image=image,
-        initramfs=initramfs if has_initramfs else "",
-        built_in=built_in,
-        loadable=_loadable(_lines(changes, f"{folder}/modules.dep")),
-        contents=read_contents(changes, initramfs) if has_initramfs else None,
+        version=image.version,
+        image=image.path,
+        initramfs=image.initramfs,
+        built_in=_built_in(changes, image.version, drivers),
+        loadable=_loadable(_lines(changes, f"/lib/modules/{image.version}/modules.dep")),
+        contents=read_contents(changes, image.initramfs) if image.initramfs else None,
     )
+
+
+def _built_in(changes: Changes, version: str, drivers: Sequence[LinuxDriver]) -> frozenset[str]:
+    listed = _module_names(_lines(changes, f"/lib/modules/{version}/modules.builtin"))
+    return listed | _configured(changes, version, drivers)
+
+
+def _unified(changes: Changes, versions: frozenset[str], drivers: Sequence[LinuxDriver]) -> Iterator[Kernel]:
+    """Kernels in unified images: what is in them can be seen, and not be changed."""
+    for image in uki.images(changes):
+        if image.version not in versions:
+            changes.warn(f"{image.path} has no modules in /lib/modules; it was left as it is")
+            continue
+        yield Kernel(
+            version=image.version,
+            image=image.path,
+            initramfs="",
+            built_in=_built_in(changes, image.version, drivers),
+            loadable=_loadable(_lines(changes, f"/lib/modules/{image.version}/modules.dep")),
+            contents=_contents(changes, image.path, image.initramfs),
+        )
 
 
 def read_contents(changes: Changes, path: str) -> Initramfs | None:
     """What is in an initramfs, None with a warning where it cannot be read."""
     try:
-        return read_initramfs(changes.guest.read(path, limit=INITRAMFS_LIMIT))
+        data = changes.guest.read(path, limit=INITRAMFS_LIMIT)
+    except GuestError as error:
+        changes.warn(f"{path} could not be read: {error.message}")
+        return None
+    return _contents(changes, path, data)
+
+
+def _contents(changes: Changes, path: str, data: bytes) -> Initramfs | None:
+    try:
+        return read_initramfs(data)
     except GuestError as error:
         changes.warn(f"{path} could not be read: {error.message}")
         return None
@@ -125,7 +150,11 @@ def _lines(changes: Changes, path: str) -> list[str]:
 
 def _loadable(lines: Sequence[str]) -> tuple[Loadable, ...]:
     split = (line.partition(":") for line in lines)
-    return tuple(Loadable(_name(path), tuple(map(_name, needs.split()))) for path, _, needs in split if path)
+    return tuple(
+        Loadable(_name(path), tuple(map(_name, needs.split())), path.strip())
+        for path, _, needs in split
+        if path
+    )
 
 
 def _module_names(paths: Iterable[str]) -> frozenset[str]:

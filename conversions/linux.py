@@ -1,115 +1,134 @@
-"""Steps that the Linux families share."""
+"""The line that the conversion of every Linux guest follows; a family adds what is its own.
+
+A family is a few lines: it calls `convert_linux` with its steps. What is common stands here, top to bottom:
+names of disks, boot loader, network, console, loader of the firmware, drivers in every initramfs.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 
 from conversions.changes import Changes
-from conversions.devices import DeviceNames, is_unstable
-from conversions.fstab import rewrite_crypttab, rewrite_fstab
-from conversions.grub import STABLE_NAMES
-from conversions.kernels import Kernel
-from drivers.pack import DiskChoice, DriverPack, LinuxDriver
+from conversions.console import add_login
+from conversions.devices import device_names
+from conversions.kernel_drivers import choose_nic, provide_disk_bus
+from conversions.kernels import Kernel, installed_kernels
+from conversions.loaders import NONE, Loader, find_loader
+from conversions.protocol import GuestFiles
+from conversions.ramdisks import find_builder
+from conversions.request import Request
+from conversions.storage import rewrite_storage
+from conversions.uefi import ensure_fallback_loader
+from conversions.updates import Updates
 from p2v.errors import GuestError
-from p2v.model import DiskBus, NicModel, Platform
+from p2v.model import Conversion, DiskBus, Firmware, NicModel
 
-FSTAB = "/etc/fstab"
-CRYPTTAB = "/etc/crypttab"
-LVM_CONFIGS = ("/etc/lvm/lvm.conf", "/etc/lvm/lvmlocal.conf", "/etc/lvm/devices/system.devices")
-DEVICE = re.compile(r"/dev/[^\s\"'|,;=]+")
-
-Rebuild = Callable[[Kernel, tuple[LinuxDriver, ...], str], None]
+Step = Callable[[Changes, Request], None]
+"""Something that a family does to its guests; it records what it changed in `Changes` and warns there."""
 
 
-def rewrite_tables(changes: Changes, names: DeviceNames) -> None:
-    """Name filesystems in fstab and crypttab in a way that holds on any machine."""
-    for path, rewrite in ((FSTAB, rewrite_fstab), (CRYPTTAB, rewrite_crypttab)):
-        rewritten = rewrite(changes.read_text(path), names)
-        changes.warn_all(rewritten.warnings)
-        if rewritten.text:
-            changes.write_text(path, rewritten.text, STABLE_NAMES)
+class Tolerance(StrEnum):
+    """What happens where a guest lacks something that its boot needs: an error, or a warning and a guess."""
+
+    STRICT = "strict"
+    LENIENT = "lenient"
 
 
-def warn_about_lvm(changes: Changes) -> None:
-    """A filter that only lets disks of the source through hides every volume in the virtual machine."""
-    for path in LVM_CONFIGS:
-        for line in changes.read_text(path).splitlines():
-            active = line.split("#", 1)[0]
-            named = [name for name in DEVICE.findall(active) if is_unstable(name.rstrip("$.*"))]
-            if named and ("filter" in active or path.endswith("system.devices")):
-                changes.warn(f"{path} names {named[0]}: LVM may not see its volumes in the virtual machine")
-
-
-def default_kernel(kernels: Sequence[Kernel], image_name: str) -> Kernel:
-    """The kernel that the boot loader starts: the one with this file name, else the newest."""
-    return next((kernel for kernel in kernels if kernel.image.endswith(f"/{image_name}")), kernels[0])
-
-
-def provide_disk_bus(
-    changes: Changes,
-    kernels: Sequence[Kernel],
-    default: Kernel,
-    pack: DriverPack,
-    platform: Platform,
+def convert_linux(
+    guest: GuestFiles,
+    request: Request,
     *,
-    rebuild: Rebuild | None,
-) -> DiskBus:
-    """See that the kernels find their disks on the best bus that the default kernel can use.
+    family: str,
+    network: Step,
+    steps: Sequence[Step] = (),
+    finish: Sequence[Step] = (),
+    tolerance: Tolerance = Tolerance.STRICT,
+) -> Conversion:
+    """Make a Linux guest boot on the platform; doing it twice changes nothing the second time.
 
-    `rebuild` is None where the guest has no tool for it. Raises GuestError where no bus is possible, and what
-    `rebuild` raises for the default kernel; another kernel that cannot follow costs a warning.
+    `network` keeps the addresses; `steps` come after it and before any initramfs is made, so that what they
+    write is in it; `finish` comes last of all. Raises GuestError where a STRICT family's guest has no kernel,
+    no boot loader that p2v knows, no space, or no driver for any bus.
     """
-    choices = sorted(pack.disks, key=lambda choice: choice.bus is not platform.disk_bus)
-    for choice in choices:
-        if _can_serve(default, choice, can_rebuild=rebuild is not None):
-            _serve_all(changes, choice, kernels=kernels, default=default, pack=pack, rebuild=rebuild)
-            return choice.bus
-        lacking = ", ".join(default.missing(choice.needed))
-        changes.warn(f"The kernel {default.version} cannot use {choice.bus} disks: it lacks {lacking}")
-    lacking = "; ".join(f"{choice.bus}: {', '.join(default.missing(choice.needed))}" for choice in choices)
-    raise GuestError(
-        f"The kernel {default.version} finds its disks on no bus of {platform.title}. It lacks for {lacking}",
-        hint="Install the distribution's own kernel and initramfs-tools on the machine, then convert again",
+    changes = Changes(guest)
+    names = device_names(request.machine)
+    loader = find_loader(changes, request.firmware)
+    kernels = _kernels(changes, request, loader, tolerance)
+    builder = find_builder(changes)
+
+    rewrite_storage(changes, names)
+    loader.rewrite_devices(names)
+    builder.rewrite_devices(names)
+    for step in (network, *steps):
+        step(changes, request)
+    loader.add_serial_console()
+    add_login(changes)
+    if request.firmware is Firmware.UEFI:
+        ensure_fallback_loader(changes, loader.name)
+
+    disk_bus, nic_model = _LEAST_DEMANDING
+    if kernels:
+        default = default_kernel(kernels, loader.default_kernel())
+        updates = Updates(changes, builder, names)
+        disk_bus = provide_disk_bus(changes, request, updates, kernels=kernels, default=default)
+        nic_model = choose_nic(changes, default, request.pack, request.platform)
+    for step in finish:
+        step(changes, request)
+    return Conversion(
+        family=family,
+        changes=changes.changes,
+        disk_bus=disk_bus,
+        nic_model=nic_model,
+        serial_console=loader.name != NONE,
+        warnings=changes.warnings,
     )
 
 
-def _can_serve(kernel: Kernel, choice: DiskChoice, *, can_rebuild: bool) -> bool:
-    if not kernel.missing(choice.needed):
-        return True
-    return can_rebuild and bool(kernel.initramfs) and kernel.can_load(choice.needed)
+_LEAST_DEMANDING = (DiskBus.SATA, NicModel.E1000)
+"""What a kernel that nobody could look into most likely drives: hardware of 2003 that every kernel knows."""
 
 
-def _serve_all(
-    changes: Changes,
-    choice: DiskChoice,
-    *,
-    kernels: Sequence[Kernel],
-    default: Kernel,
-    pack: DriverPack,
-    rebuild: Rebuild | None,
-) -> None:
-    for kernel in kernels:
-        if not kernel.missing(choice.needed):
-            continue
-        if rebuild is None or not _can_serve(kernel, choice, can_rebuild=True):
-            changes.warn(f"The kernel {kernel.version} cannot use {choice.bus} disks and will not boot")
-            continue
-        welcome = tuple(driver for driver in pack.welcome if kernel.can_load((driver,)))
-        reason = f"it lacked {', '.join(kernel.missing(choice.needed))}"
-        try:
-            rebuild(kernel, (*choice.needed, *welcome), reason)
-        except GuestError as error:
-            if kernel is default:
-                raise
-            changes.warn(f"The kernel {kernel.version} will not boot: {error.message}")
+def _kernels(changes: Changes, request: Request, loader: Loader, tolerance: Tolerance) -> tuple[Kernel, ...]:
+    """The kernels of the guest; what is missing is an error for a STRICT family, else a warning."""
+    try:
+        if loader.name == NONE:
+            raise _no_loader()
+        return installed_kernels(changes, request.linux_drivers)
+    except GuestError as error:
+        if tolerance is Tolerance.STRICT:
+            raise
+        changes.warn(f"{error.message}; nobody can say whether it will boot")
+    if loader.name == NONE:
+        return _kernels_if_any(changes, request)
+    return ()
 
 
-def choose_nic(changes: Changes, kernel: Kernel, pack: DriverPack, platform: Platform) -> NicModel:
-    """The best network card that the kernel has a driver for."""
-    choices = sorted(pack.nics, key=lambda choice: choice.model is not platform.nic_model)
-    for choice in choices:
-        if kernel.can_load(choice.needed):
-            return choice.model
-        changes.warn(f"The kernel {kernel.version} has no driver for {choice.model} network cards")
-    return choices[0].model
+def _kernels_if_any(changes: Changes, request: Request) -> tuple[Kernel, ...]:
+    try:
+        return installed_kernels(changes, request.linux_drivers)
+    except GuestError as error:
+        changes.warn(error.message)
+        return ()
+
+
+def _no_loader() -> GuestError:
+    return GuestError(
+        "The guest has no configuration of a boot loader that p2v knows (GRUB, extlinux, systemd-boot), so"
+        " its boot cannot be prepared",
+        hint="If /boot is on a disk of its own, capture that too",
+    )
+
+
+def default_kernel(kernels: Sequence[Kernel], image: str) -> Kernel:
+    """The kernel that the boot loader starts: the one with this image, else the newest.
+
+    A loader names the image on its own filesystem, which may be mounted at /boot or be a subvolume.
+    """
+    path = re.sub(r"^\([^)]*\)", "", image)
+    for end in (path, f"/{path.rsplit('/', 1)[-1]}"):
+        named = [kernel for kernel in kernels if kernel.image.endswith(end)]
+        if image and named:
+            return named[0]
+    return kernels[0]

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from drivers.pack import DriverPack, LinuxDriver
-from p2v.model import Firmware, Machine, PlannedNic, Platform
+from p2v.model import CleanUp, Firmware, Machine, PlannedNic, Platform
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`machine` holds the disks that were captured, no others, and the system that is on them."""
+    """`machine` holds the disks that were captured, no others, and the system that is on them.
+
+    `first_boot` is the content of the script that `clean_up` names.
+    """
 
     machine: Machine
     nics: tuple[PlannedNic, ...]
     firmware: Firmware
     platform: Platform
     pack: DriverPack
+    clean_up: CleanUp = field(default_factory=CleanUp)
+    first_boot: bytes = b""
 
     @property
     def linux_drivers(self) -> tuple[LinuxDriver, ...]:

@@ -46,6 +46,8 @@ MAGICS = (
     (b"\x28\xb5\x2f\xfd", Compression.ZSTD),
     (b"\x02\x21\x4c\x18", Compression.LZ4),
 )
+LZ4_HEADER = 4
+LZ4_MAGIC = 0x184C2102
 
 
 class _Bounded(Protocol):
@@ -65,84 +67,106 @@ def detect(data: memoryview) -> Compression | None:
     return next((kind for magic, kind in MAGICS if data[: len(magic)] == magic), None)
 
 
-def unpack(data: memoryview, kind: Compression) -> Iterator[bytes]:
-    """The content of one compressed stream in pieces; what follows it is not looked at.
+class Unpacking:
+    """One compressed stream. `used` is its length, known once `pieces` came to its end."""
 
-    Raises GuestError where the data is damaged.
-    """
-    try:
-        yield from _pieces(data, kind)
-    except (
-        zlib.error,
-        lzma.LZMAError,
-        zstandard.ZstdError,
-        lz4.block.LZ4BlockError,
-        OSError,
-        EOFError,
-    ) as bad:
-        raise GuestError(f"Damaged {kind} data: {bad}") from bad
-    except (ValueError, MemoryError) as bad:
-        raise GuestError(f"Damaged {kind} data") from bad
+    def __init__(self, data: memoryview, kind: Compression) -> None:
+        self._data = data
+        self._kind = kind
+        self.used = 0
 
+    def pieces(self) -> Iterator[bytes]:
+        """The content; what follows the stream is not looked at. Raises GuestError where it is damaged."""
+        try:
+            yield from self._pieces()
+        except (
+            zlib.error,
+            lzma.LZMAError,
+            OSError,
+            EOFError,
+            zstandard.ZstdError,
+            lz4.block.LZ4BlockError,
+        ) as bad:
+            raise GuestError(f"Damaged {self._kind} data: {bad}") from bad
+        except (ValueError, MemoryError) as bad:
+            raise GuestError(f"Damaged {self._kind} data") from bad
 
-def _pieces(data: memoryview, kind: Compression) -> Iterator[bytes]:
-    match kind:
-        case Compression.GZIP:
-            return _gzip(data)
-        case Compression.BZIP2:
-            return _bounded(bz2.BZ2Decompressor(), data)
-        case Compression.XZ:
-            return _bounded(lzma.LZMADecompressor(lzma.FORMAT_XZ, LZMA_MEMORY), data)
-        case Compression.LZMA:
-            return _bounded(lzma.LZMADecompressor(lzma.FORMAT_ALONE, LZMA_MEMORY), data)
-        case Compression.ZSTD:
-            return _zstd(data)
-        case Compression.LZ4:
-            return _lz4(data)
+    def _pieces(self) -> Iterator[bytes]:
+        match self._kind:
+            case Compression.GZIP:
+                return self._gzip()
+            case Compression.BZIP2:
+                return self._bounded(bz2.BZ2Decompressor())
+            case Compression.XZ:
+                return self._bounded(lzma.LZMADecompressor(lzma.FORMAT_XZ, LZMA_MEMORY))
+            case Compression.LZMA:
+                return self._bounded(lzma.LZMADecompressor(lzma.FORMAT_ALONE, LZMA_MEMORY))
+            case Compression.ZSTD:
+                return self._zstd()
+            case Compression.LZ4:
+                return self._lz4()
 
-
-def _gzip(data: memoryview) -> Iterator[bytes]:
-    stream = zlib.decompressobj(wbits=31)
-    for start in range(0, len(data), PIECE):
-        rest = bytes(data[start : start + PIECE])
-        while rest and not stream.eof:
-            yield stream.decompress(rest, PIECE)
-            rest = stream.unconsumed_tail
-        if stream.eof:
-            return
-    yield stream.flush()
-    if not stream.eof:
+    def _gzip(self) -> Iterator[bytes]:
+        stream = zlib.decompressobj(wbits=31)
+        for start in range(0, len(self._data), PIECE):
+            rest = bytes(self._data[start : start + PIECE])
+            end = start + len(rest)
+            while rest and not stream.eof:
+                yield stream.decompress(rest, PIECE)
+                rest = stream.unconsumed_tail
+            if stream.eof:
+                self.used = end - len(stream.unused_data)
+                return
         raise GuestError("Damaged gzip data: it ends too early")
 
+    def _bounded(self, stream: _Bounded) -> Iterator[bytes]:
+        for start in range(0, len(self._data), PIECE):
+            rest = bytes(self._data[start : start + PIECE])
+            yield stream.decompress(rest, PIECE)
+            while not stream.eof and not stream.needs_input:
+                yield stream.decompress(b"", PIECE)
+            if stream.eof:
+                self.used = start + len(rest) - len(stream.unused_data)
+                return
+        raise GuestError("Damaged data: it ends too early")
 
-def _bounded(stream: _Bounded, data: memoryview) -> Iterator[bytes]:
-    for start in range(0, len(data), PIECE):
-        rest = bytes(data[start : start + PIECE])
-        yield stream.decompress(rest, PIECE)
-        while not stream.eof and not stream.needs_input:
-            yield stream.decompress(b"", PIECE)
-        if stream.eof:
-            return
-    raise GuestError("Damaged data: it ends too early")
+    def _zstd(self) -> Iterator[bytes]:
+        stream = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj()
+        for start in range(0, len(self._data), ZSTD_STEP):
+            rest = bytes(self._data[start : start + ZSTD_STEP])
+            yield stream.decompress(rest)
+            if stream.eof:
+                self.used = start + len(rest) - len(stream.unused_data)
+                return
+        raise GuestError("Damaged zstd data: it ends too early")
+
+    def _lz4(self) -> Iterator[bytes]:
+        """Blocks of 8 MiB at the most, each behind its size; nothing says where the last one is."""
+        self.used = LZ4_HEADER
+        while self.used + LZ4_HEADER <= len(self._data):
+            (size,) = struct.unpack_from("<I", self._data, self.used)
+            start = self.used + LZ4_HEADER
+            if size == LZ4_MAGIC:  # the next frame starts where a size would be
+                self.used = start
+                continue
+            if size == 0 or start + size > len(self._data):
+                return
+            yield lz4.block.decompress(self._data[start : start + size], uncompressed_size=LZ4_BLOCK)
+            self.used = start + size
 
 
-def _zstd(data: memoryview) -> Iterator[bytes]:
-    stream = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj()
-    for start in range(0, len(data), ZSTD_STEP):
-        yield stream.decompress(bytes(data[start : start + ZSTD_STEP]))
-        if stream.eof:
-            return
-    raise GuestError("Damaged zstd data: it ends too early")
+def unpack_whole(data: bytes, kind: Compression, *, limit: int) -> bytes:
+    """The content of one stream; raises GuestError where it is damaged or larger than `limit` bytes."""
+    parts: list[bytes] = []
+    for piece in Unpacking(memoryview(data), kind).pieces():
+        parts.append(piece)
+        limit -= len(piece)
+        if limit < 0:
+            raise GuestError(f"The {kind} data is too large when unpacked")
+    return b"".join(parts)
 
 
-def _lz4(data: memoryview) -> Iterator[bytes]:
-    position = 4
-    while position + 4 <= len(data):
-        (size,) = struct.unpack_from("<I", data, position)
-        position += 4
-        if size == int.from_bytes(MAGICS[-1][0], "little"):  # the next frame starts where a size would be
-            continue
-        if size == 0 or position + size > len(data):
-            return
-        yield lz4.block.decompress(data[position : position + size], uncompressed_size=LZ4_BLOCK)
-        position += size
+def lz4_block(content: bytes) -> bytes:
+    """A block of the LZ4 legacy format, with its size; `content` has `LZ4_BLOCK` bytes at the most."""
+    packed: bytes = lz4.block.compress(content, store_size=False)
+    return struct.pack("<I", len(packed)) + packed

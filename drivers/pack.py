@@ -35,7 +35,8 @@ class NicChoice:
 class DriverPack:
     """The devices of a platform, best first; a guest gets the first that it can drive.
 
-    `welcome` are Linux modules that go into an initramfs whenever it is rebuilt anyway.
+    `welcome` are Linux modules that go into an initramfs whenever it is rebuilt anyway. The same bus may
+    stand there more than once, with other drivers for other kernels.
     """
 
     name: str

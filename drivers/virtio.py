@@ -1,31 +1,45 @@
-"""KVM's own devices. What the kernel calls them: drivers/block, drivers/virtio, drivers/ata, drivers/net."""
+"""KVM's own devices, with those that it emulates for guests that are older."""
 
 from __future__ import annotations
 
-from drivers.pack import DiskChoice, DriverPack, LinuxDriver, NicChoice
+from drivers.linux import (
+    AHCI,
+    E1000,
+    E1000E,
+    PIIX,
+    SD,
+    VIRTIO_BLK,
+    VIRTIO_NET,
+    VIRTIO_PCI,
+    VIRTIO_SCSI,
+)
+from drivers.pack import DiskChoice, DriverPack, NicChoice
 from p2v.model import DiskBus, NicModel
 
-VIRTIO_PCI = LinuxDriver("virtio_pci", "CONFIG_VIRTIO_PCI")
-VIRTIO_BLK = LinuxDriver("virtio_blk", "CONFIG_VIRTIO_BLK")
-VIRTIO_SCSI = LinuxDriver("virtio_scsi", "CONFIG_SCSI_VIRTIO")
-VIRTIO_NET = LinuxDriver("virtio_net", "CONFIG_VIRTIO_NET")
-SD = LinuxDriver("sd_mod", "CONFIG_BLK_DEV_SD")
-AHCI = LinuxDriver("ahci", "CONFIG_SATA_AHCI")
-PIIX = LinuxDriver("ata_piix", "CONFIG_ATA_PIIX")
-E1000E = LinuxDriver("e1000e", "CONFIG_E1000E")
-E1000 = LinuxDriver("e1000", "CONFIG_E1000")
+__all__ = [
+    "E1000",
+    "E1000E",
+    "PACK",
+    "PARAVIRTUAL_PACK",
+    "SCSI_PACK",
+    "VIRTIO_BLK",
+    "VIRTIO_NET",
+    "VIRTIO_PCI",
+]
 
-PACK = DriverPack(
-    name="virtio",
-    disks=(
-        DiskChoice(DiskBus.VIRTIO_BLK, (VIRTIO_PCI, VIRTIO_BLK)),
-        DiskChoice(DiskBus.SATA, (AHCI, SD)),
-        DiskChoice(DiskBus.IDE, (PIIX, SD)),
-    ),
-    nics=(
-        NicChoice(NicModel.VIRTIO, (VIRTIO_PCI, VIRTIO_NET)),
-        NicChoice(NicModel.E1000, (E1000,)),
-        NicChoice(NicModel.E1000E, (E1000E,)),
-    ),
-    welcome=(VIRTIO_SCSI, SD),
+_BLK = DiskChoice(DiskBus.VIRTIO_BLK, (VIRTIO_PCI, VIRTIO_BLK))
+_SCSI = DiskChoice(DiskBus.VIRTIO_SCSI, (VIRTIO_PCI, VIRTIO_SCSI, SD))
+_SATA = DiskChoice(DiskBus.SATA, (AHCI, SD))
+_IDE = DiskChoice(DiskBus.IDE, (PIIX, SD))
+_NICS = (
+    NicChoice(NicModel.VIRTIO, (VIRTIO_PCI, VIRTIO_NET)),
+    NicChoice(NicModel.E1000, (E1000,)),
+    NicChoice(NicModel.E1000E, (E1000E,)),
 )
+
+PACK = DriverPack("virtio", disks=(_BLK, _SCSI, _SATA, _IDE), nics=_NICS, welcome=(VIRTIO_SCSI, SD))
+SCSI_PACK = DriverPack("virtio-scsi", disks=(_SCSI, _BLK, _SATA, _IDE), nics=_NICS, welcome=(VIRTIO_BLK,))
+"""Where disks are SCSI by custom: Proxmox VE, OpenStack."""
+
+PARAVIRTUAL_PACK = DriverPack("virtio-paravirtual", disks=(_BLK, _SCSI, _SATA), nics=_NICS, welcome=(SD,))
+"""Where the board is q35 only, which has no IDE: KubeVirt."""

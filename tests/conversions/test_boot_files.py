@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from conversions import family_of, linux
 from conversions.changes import Changes
-from conversions.console import add_serial_console
+from conversions.console import add_login
 from p2v.model import Firmware
 from tests.conversions.machines import convert, tree
 
@@ -45,36 +42,9 @@ def test_a_system_without_systemd_gets_a_login_on_the_port(tmp_path: Path) -> No
     guest.remove("/usr/lib/systemd/systemd")
     guest.write("/etc/inittab", b"id:2:initdefault:\n#T0:23:respawn:/sbin/getty -L ttyS0 9600 vt100\n")
     guest.write("/etc/securetty", b"tty1\n")
-    add_serial_console(Changes(guest))
-    assert guest.read("/etc/inittab").decode().splitlines()[-1].startswith("T0:23:respawn:/sbin/getty")
+    add_login(Changes(guest))
+    assert guest.read("/etc/inittab").decode().splitlines()[-1].startswith("T0:2345:respawn:/sbin/getty")
     assert guest.read("/etc/securetty") == b"tty1\nttyS0\n"
     changes = Changes(guest)
-    add_serial_console(changes)
+    add_login(changes)
     assert changes.changes == ()
-
-
-def test_a_filter_of_lvm_that_names_disks_is_said(tmp_path: Path) -> None:
-    guest = tree(tmp_path)
-    guest.mkdir("/etc/lvm")
-    guest.write(
-        "/etc/lvm/lvm.conf", b'# filter = [ "a|/dev/sdz|" ]\n  filter = [ "a|/dev/sda2$|", "r|.*|" ]\n'
-    )
-    changes = Changes(guest)
-    linux.warn_about_lvm(changes)
-    assert ["/dev/sda2" in warning for warning in changes.warnings] == [True]
-
-
-@pytest.mark.parametrize(
-    ("os_id", "id_like", "family"),
-    [
-        ("debian", "", "debian"),
-        ("ubuntu", "debian", "debian"),
-        ("linuxmint", "ubuntu debian", "debian"),
-        ("Proxmox", "Debian", "debian"),
-        ("fedora", "", ""),
-        ("rocky", "rhel centos fedora", ""),
-        ("", "", ""),
-    ],
-)
-def test_families(os_id: str, id_like: str, family: str) -> None:
-    assert family_of(os_id, id_like) == family

@@ -89,15 +89,15 @@ def test_the_root_of_the_settings_is_renamed_too(tmp_path: Path) -> None:
 
 def test_a_device_map_keeps_what_holds_anywhere(tmp_path: Path) -> None:
     guest = tree(tmp_path)
-    guest.write("/boot/grub/device.map", b"(hd0)\t/dev/sda\n(hd1)\t/dev/mapper/mpatha\n")
+    guest.write("/boot/grub/device.map", b"(hd0)\t/dev/sda\n(hd1)\t/dev/mapper/vg0-data\n")
     grub.rewrite_devices(Changes(guest), device_names(MACHINE))
-    assert guest.read("/boot/grub/device.map") == b"(hd1)\t/dev/mapper/mpatha\n"
+    assert guest.read("/boot/grub/device.map") == b"(hd1)\t/dev/mapper/vg0-data\n"
 
 
 def test_the_first_entry_names_the_default_kernel(tmp_path: Path) -> None:
     guest = tree(tmp_path)
     guest.write("/boot/grub/grub.cfg", GRUB_CFG.encode())
-    assert grub.default_kernel(Changes(guest)) == "vmlinuz-6.1.0"
+    assert grub.default_kernel(Changes(guest)) == "(hd0,1)/vmlinuz-6.1.0"
 
 
 def test_the_memory_of_grub_pc_is_said(tmp_path: Path) -> None:

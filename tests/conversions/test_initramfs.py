@@ -56,7 +56,7 @@ def test_modules_are_found_behind_every_compression(tmp_path: Path, kind: str, e
     found = read_initramfs(data)
     assert found.modules(VERSION) == MODULES
     assert found.modules("6.1.0") == frozenset()
-    assert "RESUME=/dev/sda2" in found.settings
+    assert [file.content for file in found.configuration] == [b"RESUME=/dev/sda2\n"]
 
 
 @pytest.mark.tools

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conversions.changes import Changes
-from conversions.kernels import installed_kernels, version_key
+from conversions.kernel_versions import version_key
+from conversions.kernels import installed_kernels
 from drivers.pack import LinuxDriver
 from drivers.virtio import E1000E, VIRTIO_BLK, VIRTIO_PCI
 from p2v.model import DiskBus

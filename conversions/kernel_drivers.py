@@ -1,0 +1,80 @@
+"""Which bus and card the kernels of a guest can use, and what each initramfs gets for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from conversions.changes import Changes
+from conversions.kernels import Kernel
+from conversions.request import Request
+from conversions.updates import Updates
+from drivers.pack import DiskChoice, DriverPack, LinuxDriver
+from p2v.errors import GuestError
+from p2v.model import DiskBus, NicModel, Platform
+
+
+def provide_disk_bus(
+    changes: Changes, request: Request, updates: Updates, *, kernels: Sequence[Kernel], default: Kernel
+) -> DiskBus:
+    """See that the kernels find their disks on the best bus that the default kernel can use.
+
+    Raises GuestError where no bus is possible, and where the initramfs of the default kernel cannot be made;
+    another kernel that cannot follow costs a warning.
+    """
+    pack, platform = request.pack, request.platform
+    choices = sorted(pack.disks, key=lambda choice: choice.bus is not platform.disk_bus)
+    for choice in choices:
+        if _can_serve(default, choice, updates):
+            for kernel in kernels:
+                _serve(changes, kernel, choice, updates, pack, must=kernel is default)
+            return choice.bus
+        lacking = ", ".join(default.missing(choice.needed))
+        changes.warn(f"The kernel {default.version} cannot use {choice.bus} disks: it lacks {lacking}")
+    lacking = "; ".join(f"{choice.bus}: {', '.join(default.missing(choice.needed))}" for choice in choices)
+    raise GuestError(
+        f"The kernel {default.version} finds its disks on no bus of {platform.title}. It lacks for {lacking}",
+        hint="Install the distribution's own kernel and initramfs tool, then convert again",
+    )
+
+
+def _can_serve(kernel: Kernel, choice: DiskChoice, updates: Updates) -> bool:
+    if not kernel.missing(choice.needed):
+        return True
+    return kernel.can_load(choice.needed) and updates.possible(kernel)
+
+
+def _serve(
+    changes: Changes,
+    kernel: Kernel,
+    choice: DiskChoice,
+    updates: Updates,
+    pack: DriverPack,
+    *,
+    must: bool,
+) -> None:
+    try:
+        if _can_serve(kernel, choice, updates):
+            updates.bring(kernel, _wanted(kernel, choice, pack))
+        else:
+            changes.warn(f"The kernel {kernel.version} cannot use {choice.bus} disks and will not boot")
+    except GuestError as error:
+        if must:
+            raise
+        changes.warn(f"The kernel {kernel.version} will not boot: {error.message}")
+
+
+def _wanted(kernel: Kernel, choice: DiskChoice, pack: DriverPack) -> tuple[LinuxDriver, ...]:
+    """What an initramfs must get; nothing where it has what it needs."""
+    if not kernel.missing(choice.needed):
+        return ()
+    return (*choice.needed, *(driver for driver in pack.welcome if kernel.can_load((driver,))))
+
+
+def choose_nic(changes: Changes, kernel: Kernel, pack: DriverPack, platform: Platform) -> NicModel:
+    """The best network card that the kernel has a driver for."""
+    choices = sorted(pack.nics, key=lambda choice: choice.model is not platform.nic_model)
+    for choice in choices:
+        if kernel.can_load(choice.needed):
+            return choice.model
+        changes.warn(f"The kernel {kernel.version} has no driver for {choice.model} network cards")
+    return choices[0].model
