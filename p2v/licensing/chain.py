@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
@@ -14,25 +14,35 @@ from pydantic import TypeAdapter, ValidationError
 from p2v.errors import LicenseError
 from p2v.licensing.owner import Owner
 
-BEGINNING = "0" * 64
-"""What stands for the digest before the first entry."""
-
 RESTORE_HINT = (
-    "Restore the ledger's folder (all of it) from a backup. What was converted stays usable: p2v runs"
+    "Put the ledger's folder (all of it) back from a backup, or move its ledger.* files away; then: "
+    "p2v license mend. What was converted stays usable: p2v runs"
 )
 
 
 class Event(StrEnum):
+    """What an entry is about. The last three are written by `p2v license mend` only.
+
+    `MOVED`: the ledger goes on on another machine; `RESTORED`: conversions of a lost part are counted;
+    `CLOCK_SET`: the clock had been ahead and is right now.
+    """
+
     INSTALLED = "installed"
     RESERVED = "reserved"
     FREE = "free"
     COMMITTED = "committed"
     RELEASED = "released"
+    MOVED = "moved"
+    RESTORED = "restored"
+    CLOCK_SET = "clock-set"
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One event. `when` is UTC in ISO 8601, `who` the user's name, `units` how many it is about."""
+    """One event. `when` is UTC in ISO 8601, `who` the user's name, `units` how many it is about.
+
+    `document` is the license file that was installed, `host` the machine, where the event is about one.
+    """
 
     number: int
     event: Event
@@ -46,6 +56,8 @@ class LedgerEntry:
     units: int = 0
     reason: str = ""
     owner: Owner | None = None
+    document: str = ""
+    host: str = ""
 
 
 ENTRY = TypeAdapter(LedgerEntry)
@@ -69,6 +81,18 @@ class Head:
     seal: str
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The end of a chain that is verified: its number of rows and the last digest."""
+
+    count: int
+    digest: str
+
+
+BEGINNING = Link(0, "0" * 64)
+"""What stands before the first entry."""
+
+
 def make_row(entry: LedgerEntry, *, previous: str) -> Row:
     content = json.dumps(asdict(entry), sort_keys=True, separators=(",", ":"))
     return Row(entry.number, content, _link(previous, content))
@@ -78,20 +102,27 @@ def make_head(row: Row, *, key: bytes) -> Head:
     return Head(row.number, row.digest, _seal(key, row.number, row.digest))
 
 
-def read_chain(rows: Sequence[Row], head: Head, *, key: bytes) -> tuple[LedgerEntry, ...]:
-    """The entries, once every digest and the seal are right. Raises LicenseError where anything is not."""
+def read_chain(
+    rows: Iterable[Row], head: Head, *, key: bytes, after: Link = BEGINNING
+) -> Iterator[tuple[LedgerEntry, str]]:
+    """The entries after a link that is verified already, each with its digest.
+
+    Raises LicenseError where a digest or the seal is not right, at the latest with the end of the rows: what
+    comes out before counts only once all of them have.
+    """
     if not hmac.compare_digest(head.seal.encode(), _seal(key, head.count, head.digest).encode()):
         raise tampered("its seal does not fit its key")
-    previous = BEGINNING
-    for number, row in enumerate(rows, start=1):
+    number, previous = after.count, after.digest
+    for row in rows:
+        number += 1
         if row.number != number:
             raise tampered(f"entry {number} is missing")
         previous = _link(previous, row.content)
         if row.digest != previous:
             raise tampered(f"entry {number} was edited")
-    if len(rows) != head.count or previous != head.digest:
-        raise tampered(f"it has {len(rows)} entries where {head.count} were written")
-    return tuple(read_entry(row) for row in rows)
+        yield read_entry(row), previous
+    if number != head.count or previous != head.digest:
+        raise tampered(f"it has {number} entries where {head.count} were written")
 
 
 def tampered(detail: str) -> LicenseError:

@@ -1,7 +1,7 @@
 """The ledger's files: one SQLite database and the key that seals it, never one without the other.
 
-Every look at the database verifies the whole chain again; each change is one transaction, on the disk when
-it ends.
+An open store verifies the whole chain at its first look and what was added since at every other one: what it
+decides by is what it has verified. Each change is one transaction, on the disk when it ends.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from p2v.atomic import LockHeld, locked, sync_directory, write_atomically
 from p2v.errors import LicenseError
+from p2v.licensing.account import Account
 from p2v.licensing.chain import (
     BEGINNING,
     RESTORE_HINT,
@@ -55,24 +56,27 @@ class Access(StrEnum):
 
 
 class Transaction:
-    """The verified entries at one moment, to which a writing transaction may add."""
+    """The verified account at one moment, to which a writing transaction may add entries."""
 
-    def __init__(self, connection: sqlite3.Connection, key: bytes) -> None:
+    def __init__(self, connection: sqlite3.Connection, key: bytes, account: Account) -> None:
         self._connection = connection
         self._key = key
-        rows, head = _read_rows(connection)
-        self.entries = read_chain(rows, head, key=key)
-        self._last = rows[-1].digest if rows else BEGINNING
+        self.account = account
+        _catch_up(connection, key, account)
 
     def append(self, entry: LedgerEntry) -> None:
-        row = make_row(entry, previous=self._last)
+        row = make_row(entry, previous=self.account.end.digest)
         # What could not be read again must never be written: it would lock the user out.
         entry = read_entry(row)
         head = make_head(row, key=self._key)
         self._connection.execute("INSERT INTO entry VALUES (?, ?, ?)", astuple(row))
         self._connection.execute("UPDATE head SET count = ?, digest = ?, seal = ?", astuple(head))
-        self.entries = (*self.entries, entry)
-        self._last = row.digest
+        self.account.add(entry, row.digest)
+
+    def digest_of(self, number: int) -> str:
+        """The digest of an entry; empty where there is none with that number."""
+        found = self._connection.execute("SELECT digest FROM entry WHERE number = ?", (number,)).fetchone()
+        return str(found[0]) if found else ""
 
 
 class Store:
@@ -82,6 +86,7 @@ class Store:
         self._connection = connection
         self._key = key
         self._lock = threading.Lock()
+        self._account = Account()
 
     @contextlib.contextmanager
     def transaction(self, access: Access) -> Iterator[Transaction]:
@@ -91,9 +96,11 @@ class Store:
         with self._lock, _database_errors():
             self._connection.execute(access)
             try:
-                yield Transaction(self._connection, self._key)
+                yield Transaction(self._connection, self._key, self._account)
                 self._connection.execute("COMMIT")
             except BaseException:
+                # The account may hold what the database takes back: the next look begins anew.
+                self._account = Account()
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
@@ -112,6 +119,11 @@ def open_store(home: Path, first: LedgerEntry) -> Iterator[Store]:
         key = _read_key(home / KEY_NAME)
     with contextlib.closing(_connect(home / DATABASE_NAME)) as connection:
         yield Store(connection, key)
+
+
+def exists(home: Path) -> bool:
+    """Whether anything of a ledger is in `home`, be it whole or not."""
+    return any((home / name).exists() for name in (DATABASE_NAME, KEY_NAME, FRESH_NAME))
 
 
 def _complete(home: Path, first: LedgerEntry) -> None:
@@ -159,7 +171,7 @@ def _make_database(path: Path, first: LedgerEntry, key: bytes) -> None:
     path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
     # SQLite would give the file the mode of the umask.
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    row = make_row(first, previous=BEGINNING)
+    row = make_row(first, previous=BEGINNING.digest)
     with contextlib.closing(_connect(path)) as connection, _database_errors():
         connection.execute("BEGIN IMMEDIATE")
         for statement in SCHEMA:
@@ -185,17 +197,31 @@ def _connect(path: Path) -> sqlite3.Connection:
         return connection
 
 
-def _read_rows(connection: sqlite3.Connection) -> tuple[tuple[Row, ...], Head]:
+def _catch_up(connection: sqlite3.Connection, key: bytes, account: Account) -> None:
+    """Verify what the account has not seen yet, and add it."""
     statements = connection.execute("SELECT sql FROM sqlite_master ORDER BY rowid").fetchall()
     if tuple(sql for (sql,) in statements) != SCHEMA:
         raise tampered("its tables are not those that p2v made")
+    head = _read_head(connection)
+    (count,) = connection.execute("SELECT count(*) FROM entry").fetchone()
+    if not account.end.count <= head.count == count:
+        raise tampered(f"it has {count} entries where {max(head.count, account.end.count)} were written")
+    for entry, digest in read_chain(_rows(connection, account.end.count), head, key=key, after=account.end):
+        account.add(entry, digest)
+
+
+def _read_head(connection: sqlite3.Connection) -> Head:
     heads = connection.execute("SELECT count, digest, seal FROM head").fetchall()
     if len(heads) != 1:
         raise tampered("its seal is missing")
-    found = connection.execute("SELECT number, content, digest FROM entry ORDER BY number").fetchall()
-    rows = tuple(Row(int(number), str(content), str(digest)) for number, content, digest in found)
     count, digest, seal = heads[0]
-    return rows, Head(_number(count), str(digest), str(seal))
+    return Head(_number(count), str(digest), str(seal))
+
+
+def _rows(connection: sqlite3.Connection, after: int) -> Iterator[Row]:
+    statement = "SELECT number, content, digest FROM entry WHERE number > ? ORDER BY number"
+    for number, content, digest in connection.execute(statement, (after,)):
+        yield Row(int(number), str(content), str(digest))
 
 
 def _number(value: object) -> int:

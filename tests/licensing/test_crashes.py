@@ -9,7 +9,8 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -20,9 +21,8 @@ from p2v.errors import LicenseError
 from p2v.licensing import store
 from p2v.licensing.chain import Event
 from p2v.licensing.ledger import open_ledger
-from p2v.licensing.tiers import EVALUATION
+from p2v.licensing.tiers import EVALUATION, License
 
-ROOMY = replace(EVALUATION, total=1_000_000)
 FORK = multiprocessing.get_context("fork")
 
 
@@ -93,13 +93,21 @@ def test_eight_processes_may_open_a_new_ledger_at_once(tmp_path: Path) -> None:
         assert [entry.event for entry in ledger.history()].count(Event.INSTALLED) == 1
 
 
-def _work_for_ever(home: Path, batch: int, acknowledged: int) -> None:
-    """Convert without end; each word on the pipe is a promise that the ledger made before."""
-    with open_ledger(home, license=ROOMY) as ledger:
+PLENTY = replace(EVALUATION, total=1_000_000)
+SCARCE = replace(EVALUATION, total=150)
+
+
+def _work(home: Path, name: str, license: License, acknowledged: int) -> None:
+    """Convert while there is a unit; each word on the pipe is a promise that the ledger made before."""
+    dice = random.Random(name)
+    with open_ledger(home, license=license) as ledger:
         for number in range(100_000):
-            run = f"b{batch}-{number}"
-            ledger.reserve(run=run, machine=run, title=run)
-            if number % 3 == 2:
+            run = f"{name}-{number}"
+            try:
+                ledger.reserve(run=run, machine=run, title=run)
+            except LicenseError:
+                os._exit(7)
+            if dice.random() < 0.3:
                 ledger.release(run, "cancelled")
                 os.write(acknowledged, f"released {run}\n".encode())
             else:
@@ -107,42 +115,135 @@ def _work_for_ever(home: Path, batch: int, acknowledged: int) -> None:
                 os.write(acknowledged, f"committed {run}\n".encode())
 
 
-def _killed_batch(home: Path, batch: int, delay: float) -> list[str]:
-    """Let a process work for a while, kill it, and return what the ledger had promised to it.
+@dataclass(frozen=True, slots=True)
+class Worker:
+    pid: int
+    pipe: int
 
-    Every other one has converted at least once by then, however slow this computer is.
-    """
+    def kill(self) -> list[str]:
+        """End it as no program can refuse, and return what the ledger had promised to it."""
+        os.kill(self.pid, signal.SIGKILL)
+        with os.fdopen(self.pipe) as pipe:
+            said = pipe.read()
+        os.waitpid(self.pid, 0)
+        # A kill in the middle of a line: what was not said whole was not said.
+        return said[: said.rfind("\n") + 1].splitlines()
+
+
+def _start_worker(home: Path, name: str, license: License) -> Worker:
     reader, writer = os.pipe()
-    pid = in_child(lambda: _work_for_ever(home, batch, writer))
+    pid = in_child(lambda: _work(home, name, license, writer))
     os.close(writer)
-    with os.fdopen(reader) as pipe:
-        first = pipe.readline() if batch % 2 else ""
-        time.sleep(delay)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        return (first + pipe.read()).splitlines()
+    return Worker(pid, reader)
 
 
-def test_sixty_killed_processes_neither_lose_nor_invent_a_unit(tmp_path: Path) -> None:
+def _kill_at_random(home: Path, license: License, *, kills: int, together: int) -> list[str]:
+    """Always `together` processes at work, of which a random one is killed at a random moment, `kills` times.
+
+    Returns what was promised. Every so often the ledger is looked at while the others go on.
+    """
     dice = random.Random(20260301)
     promised: list[str] = []
-    for batch in range(60):
-        promised += _killed_batch(tmp_path, batch, dice.uniform(0.0, 0.03))
-        with open_ledger(tmp_path, license=ROOMY) as ledger:
-            status = ledger.status()
-            assert status.used + status.left == status.total
-            assert status.reserved == 0
-    with open_ledger(tmp_path, license=ROOMY) as ledger:
-        history = ledger.history()
-        used = ledger.status().used
+    workers = [_start_worker(home, f"first{number}", license) for number in range(together)]
+    for number in range(kills):
+        time.sleep(dice.uniform(0.0, 0.05))
+        promised += workers.pop(dice.randrange(together)).kill()
+        workers.append(_start_worker(home, f"w{number}", license))
+        if number % 10 == 0:
+            with open_ledger(home, license=license) as ledger:
+                status = ledger.status()
+                assert status.used + status.reserved + (status.left or 0) == status.total
+    for worker in workers:
+        promised += worker.kill()
+    return promised
+
+
+def _require_exact(home: Path, license: License, promised: list[str], *, deaths: int) -> int:
+    """No promise broken, no run counted twice, no unit made up; returns the units used."""
+    with open_ledger(home, license=license) as ledger:
+        history, status = ledger.history(), ledger.status()
     commits = Counter(entry.run for entry in history if entry.event is Event.COMMITTED)
     assert set(commits.values()) == {1}
-    assert used == len(commits)
+    assert (status.used, status.reserved) == (len(commits), 0)
+    assert status.left == (license.total or 0) - len(commits)
     kept = {line.removeprefix("committed ") for line in promised if line.startswith("committed")}
+    given_back = {line.removeprefix("released ") for line in promised if line.startswith("released")}
     assert kept <= set(commits)
+    assert not given_back & set(commits)
     # Each death can leave one commit that was on the disk before the process could say so.
-    assert len(commits) - len(kept) <= 60
-    assert len(kept) >= 30, "the processes died too early for this test to mean anything"
+    assert len(commits) - len(kept) <= deaths
+    return len(commits)
+
+
+def test_thirty_killed_processes_neither_lose_nor_invent_a_unit(tmp_path: Path) -> None:
+    promised = _kill_at_random(tmp_path, PLENTY, kills=30, together=3)
+    used = _require_exact(tmp_path, PLENTY, promised, deaths=33)
+    assert used >= 10, "the processes died too early for this test to mean anything"
+
+
+@pytest.mark.tools
+@pytest.mark.timeout(120)
+def test_two_hundred_and_forty_kills(tmp_path: Path) -> None:
+    promised = _kill_at_random(tmp_path, PLENTY, kills=240, together=4)
+    used = _require_exact(tmp_path, PLENTY, promised, deaths=244)
+    assert used >= 100, "the processes died too early for this test to mean anything"
+
+
+@pytest.mark.tools
+@pytest.mark.timeout(120)
+def test_kills_around_the_last_unit_leave_exactly_what_was_bought(tmp_path: Path) -> None:
+    promised = _kill_at_random(tmp_path, SCARCE, kills=60, together=4)
+    _require_exact(tmp_path, SCARCE, promised, deaths=64)
+    with open_ledger(tmp_path, license=SCARCE) as ledger:
+        left = ledger.status().left or 0
+        for number in range(left):
+            ledger.reserve(run=f"rest{number}", machine=f"rest{number}", title="rest")
+            ledger.commit(f"rest{number}")
+        with pytest.raises(LicenseError, match="No conversion is left of the 150"):
+            ledger.reserve(run="more", machine="more", title="more")
+        assert ledger.status().used == 150
+
+
+def _die_before_statement(home: Path, number: int) -> None:
+    """Reserve, commit, reserve, release; killed before the statement of that number. 7: not reached."""
+    seen = 0
+
+    def count(_statement: str) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == number:
+            kill_at_once()
+
+    with open_ledger(home) as ledger:
+        ledger._store._connection.set_trace_callback(count)
+        ledger.reserve(run="r1", machine="m1", title="web01")
+        ledger.commit("r1")
+        ledger.reserve(run="r2", machine="m2", title="web02")
+        ledger.release("r2", "cancelled")
+        ledger._store._connection.set_trace_callback(None)
+    os._exit(7)
+
+
+def test_a_death_before_each_statement_leaves_the_ledger_whole(tmp_path: Path) -> None:
+    """Not at random: before every single thing that the ledger says to its database."""
+    used, number = set(), 0
+    while True:
+        number += 1
+        home = tmp_path / str(number)
+        code = die_in_child(partial(_die_before_statement, home, number))
+        with open_ledger(home) as ledger:
+            status = ledger.status()
+            assert (status.reserved, status.used + (status.left or 0)) == (0, 5)
+            used.add(status.used)
+            # The same run goes on where it was, for one unit in all.
+            ledger.reserve(run="r1", machine="m1", title="web01")
+            ledger.commit("r1")
+            assert ledger.status().used == 1
+        if code == 7:
+            break
+        assert code == -signal.SIGKILL
+    assert number >= 30, "there were fewer statements than this test was made for"
+    assert used == {0, 1}
 
 
 def test_the_unit_of_a_dead_process_comes_back_and_the_run_may_have_it_again(tmp_path: Path) -> None:
