@@ -1,17 +1,43 @@
-"""Disk images of a target: overlays on the capture to convert in, and the finished images out of them."""
+"""Disk images of a target: overlays on the capture to convert in, and the finished images out of them.
+
+A finished image is written once, under another name; then it is compared with what it was written from, in a
+process of its own, while its digest is made here. Both find it in the page cache.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 from p2v import command
+from p2v.atomic import write_atomically
+from p2v.disk.digests import DigestTable
+from p2v.disk.image_digests import ImageDigests
+from p2v.disk.image_file import ImageFile
 from p2v.errors import TargetError, VerifyError
-from p2v.model import Image, ImageFormat, MiB
+from p2v.model import DiskBus, Image, ImageFormat, MiB, VirtualDisk
+from p2v.targets.overlay_reader import open_overlay
+from p2v.targets.vmdk_stream import SECTOR, descriptor, write_stream
 
 CREATE_SECONDS = 120.0
 CONVERT_SECONDS = 24 * 3600.0
+POLL_SECONDS = 0.02
+ERROR_LIMIT = 2000
+
+STREAM_OPTIMIZED = "streamOptimized"
+FLAT_KINDS = ("monolithicFlat", "vmfs")
+GEOMETRY = "-chs"
+"""Ends the subformat of a VHD whose size follows from its geometry, which Virtual PC and Virtual Server read;
+Hyper-V reads the size itself (the comment in vpc_open of QEMU's block/vpc.c).
+"""
 
 
 def _qemu_img() -> str:
@@ -26,39 +52,202 @@ def make_overlay(capture: Path, overlay: Path) -> None:
     command.check(argv, timeout=CREATE_SECONDS, reason=f"make an overlay on {capture}")
 
 
+@dataclass(frozen=True, slots=True)
+class ImageJob:
+    """One image to write: of the disk in `overlay`, as `disk` says, into `folder`."""
+
+    overlay: Path
+    folder: Path
+    disk: VirtualDisk
+
+    @property
+    def data_name(self) -> str:
+        """The file that the bytes of the disk go to; a flat VMDK keeps its descriptor in another one."""
+        return flat_name(self.disk.file) if self.is_flat else self.disk.file
+
+    @property
+    def is_flat(self) -> bool:
+        return self.disk.format is ImageFormat.VMDK and self.disk.subformat in FLAT_KINDS
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the file is as long as the disk, with holes in it."""
+        return self.disk.format is ImageFormat.RAW or self.is_flat or self.disk.subformat.startswith("fixed")
+
+    @property
+    def written_format(self) -> ImageFormat:
+        return ImageFormat.RAW if self.is_flat else self.disk.format
+
+    @property
+    def unfinished(self) -> Path:
+        return self.folder / f"{self.data_name}.part"
+
+
+def flat_name(file: str) -> str:
+    """`disk0-flat.vmdk` for `disk0.vmdk`, as VMware calls it."""
+    return f"{Path(file).stem}-flat.vmdk"
+
+
 def write_image(overlay: Path, image: Path, image_format: ImageFormat) -> Image:
-    """The finished image of a disk: written under another name, compared, then renamed.
+    """The finished image of a disk in the usual kind of its format: see `write_images`."""
+    disk = VirtualDisk(image.name, image_format, 0, DiskBus.VIRTIO_BLK)
+    return write_images([ImageJob(overlay, image.parent, disk)])[0]
 
-    Raises TargetError where it cannot be written, VerifyError where it differs from the overlay.
+
+Mark = Callable[[VirtualDisk, Path], None]
+"""Changes something of an image that is not content of the disk, such as its UUID."""
+
+
+def write_images(jobs: Sequence[ImageJob], *, mark: Mark | None = None) -> tuple[Image, ...]:
+    """Finished images: written side by side, marked, compared with their origin, then renamed.
+
+    An `Image.digest` is the SHA-256 of the file; of a file that is mostly holes (raw, flat, fixed), it is
+    that over its per-block digests, as of a capture. Raises TargetError where one cannot be written,
+    VerifyError where it differs from its overlay; an image that is not finished never has its name.
     """
-    unfinished = image.with_name(image.name + ".part")
+    with ExitStack() as stack:
+        waiting: list[Callable[[], None]] = [stack.enter_context(_writing(job)) for job in jobs]
+        for wait in waiting:
+            wait()
+    if mark is not None:
+        for job in jobs:
+            mark(job.disk, job.unfinished)
+    return tuple(image for job in jobs for image in _finish(job))
+
+
+@contextmanager
+def _writing(job: ImageJob) -> Iterator[Callable[[], None]]:
+    """The image as it is written by a process of its own; what it gives waits for the end."""
+    unfinished = job.unfinished
     unfinished.unlink(missing_ok=True)
-    formats = ["-f", "qcow2", "-O", image_format.value]
-    convert = [_qemu_img(), "convert", *formats, str(overlay), str(unfinished)]
-    command.check(convert, timeout=CONVERT_SECONDS, reason=f"write {image}")
-    _compare(overlay, unfinished, image_format)
     # It holds a whole disk, password files included; a hypervisor takes the file over when it starts.
-    unfinished.chmod(0o600)
+    unfinished.touch(mode=0o600)
+    if job.disk.subformat == STREAM_OPTIMIZED:
+        yield lambda: _write_compressed(job)
+        return
+    words = [_qemu_img(), "convert", *convert_options(job), str(job.overlay), str(unfinished)]
+    with _running(words, f"write {unfinished}") as wait:
+        yield wait
+
+
+def convert_options(job: ImageJob) -> list[str]:
+    """How qemu-img is to write: several requests at once, in any order where the format does not care."""
+    options = format_options(job.disk)
+    words = ["-f", "qcow2", "-O", job.written_format.value, "-m", "16"]
+    if job.written_format in (ImageFormat.RAW, ImageFormat.QCOW2):
+        words.append("-W")
+    return [*words, *(("-o", ",".join(options)) if options else ())]
+
+
+def format_options(disk: VirtualDisk) -> list[str]:
+    """Options of qemu-img for the kind of image; the first value is always the usual one there."""
+    kind = disk.subformat
+    match disk.format:
+        case ImageFormat.VMDK if kind not in FLAT_KINDS:
+            return [f"subformat={kind or 'monolithicSparse'}", f"adapter_type={vmdk_adapter(disk)}"]
+        case ImageFormat.VHD:
+            size = [] if kind.endswith(GEOMETRY) else ["force_size=on"]
+            return [f"subformat={kind.removesuffix(GEOMETRY) or 'dynamic'}", *size]
+        case ImageFormat.VHDX:
+            return [f"subformat={kind or 'dynamic'}"]
+        case ImageFormat.VDI if kind == "fixed":
+            return ["static=on"]
+        case _:
+            return []
+
+
+def vmdk_adapter(disk: VirtualDisk) -> str:
+    """`ddb.adapterType`: VMware writes `lsilogic` for everything that is not IDE."""
+    return "ide" if disk.bus is DiskBus.IDE else "lsilogic"
+
+
+def _write_compressed(job: ImageJob) -> None:
+    with open_overlay(job.overlay) as reader, job.unfinished.open("wb") as out:
+        write_stream(reader.pieces(), reader.size, job.disk.file, out)
+
+
+def _finish(job: ImageJob) -> list[Image]:
+    """Check what was written, and give it its name."""
+    unfinished = job.unfinished
+    # Both read the image while the disk still writes it.
+    with ThreadPoolExecutor(1) as pool, _comparing(job) as wait:
+        synced = pool.submit(_sync, unfinished)
+        digest = _sparse_digest(unfinished) if job.is_sparse else _sha256(unfinished)
+        wait()
+        synced.result()
+    image = job.folder / job.data_name
     size = unfinished.stat().st_size
-    digest = _sha256(unfinished)
-    _sync(unfinished)
     unfinished.rename(image)
-    return Image(image.name, image_format, size, digest)
+    written = Image(image.name, job.disk.format, size, digest)
+    return [_write_descriptor(job, size), written] if job.is_flat else [written]
 
 
-def _compare(overlay: Path, image: Path, image_format: ImageFormat) -> None:
-    formats = ["-f", "qcow2", "-F", image_format.value]
-    argv = [_qemu_img(), "compare", "-q", *formats, str(overlay), str(image)]
-    result = command.run(argv, timeout=CONVERT_SECONDS)
-    if result.code == 1:
-        raise VerifyError(f"{image} differs from what it was written from")
-    if result.code != 0:
-        raise TargetError(f"qemu-img cannot compare {image}: {result.stderr.strip()[-300:]}")
+def _write_descriptor(job: ImageJob, size: int) -> Image:
+    """The text file that stands for a flat VMDK. Its extent is `VMFS` on an ESX host, elsewhere `FLAT`."""
+    disk = job.disk
+    extent = "VMFS" if disk.subformat == "vmfs" else "FLAT"
+    text = descriptor(
+        size // SECTOR, flat_name(disk.file), kind=disk.subformat, extent=extent, adapter=vmdk_adapter(disk)
+    ).encode()
+    write_atomically(job.folder / disk.file, text, mode=0o600)
+    return Image(disk.file, disk.format, len(text), hashlib.sha256(text).hexdigest())
+
+
+@contextmanager
+def _comparing(job: ImageJob) -> Iterator[Callable[[], None]]:
+    unfinished = job.unfinished
+    formats = ["-f", "qcow2", "-F", job.written_format.value]
+    words = [_qemu_img(), "compare", "-q", *formats, str(job.overlay), str(unfinished)]
+    differs = VerifyError(f"{unfinished} differs from what it was written from")
+    with _running(words, f"compare {unfinished}", on_one=differs) as wait:
+        yield wait
+
+
+@contextmanager
+def _running(
+    words: Sequence[str], reason: str, *, on_one: Exception | None = None
+) -> Iterator[Callable[[], None]]:
+    """A child beside us; what it gives waits for its end, and raises `on_one` for exit code 1 where given."""
+    with TemporaryFile() as said, command.start(words, log=said) as child:
+
+        def wait() -> None:
+            code = _wait(child, reason)
+            if code == 1 and on_one is not None:
+                raise on_one
+            if code != 0:
+                raise TargetError(f"qemu-img failed to {reason} (exit code {code}): {_said(said)}")
+
+        yield wait
+
+
+def _wait(child: command.Child, reason: str) -> int:
+    deadline = time.monotonic() + CONVERT_SECONDS
+    while (code := child.poll()) is None:
+        if time.monotonic() > deadline:
+            raise TargetError(f"qemu-img did not {reason} within {CONVERT_SECONDS:.0f} s")
+        time.sleep(POLL_SECONDS)
+    return code
+
+
+def _said(log: IO[bytes]) -> str:
+    log.seek(0)
+    return log.read(ERROR_LIMIT).decode("utf-8", "replace").strip()
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _sparse_digest(path: Path) -> str:
+    """The SHA-256 over the digests of the blocks; holes cost nothing."""
+    with path.open("rb") as handle:
+        size = os.fstat(handle.fileno()).st_size
+        table = DigestTable(size)
+        blocks = ImageDigests(ImageFile(handle.fileno(), None), size)
+        for index, digest in blocks.of_blocks(blocks.blocks_with_data()):
+            table[index] = digest
+    return table.summary
 
 
 def _sync(path: Path) -> None:
