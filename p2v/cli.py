@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import signal
 import sys
 import traceback
@@ -14,42 +13,29 @@ from typing import Any
 
 import click
 
-from p2v import __version__, doctor, pipeline, report
+from p2v import __version__, doctor, license_cli, pipeline, report
 from p2v.errors import ExitCode, P2VError, Terminated, UsageError
-from p2v.house import House, default_home
 from p2v.job import Job
-from p2v.model import GiB, KiB, MiB
-from p2v.ui import UI, ProgressStyle, Volume
+from p2v.model import FREEZE_SECONDS, Choice, ConsistencyWish, GiB, KiB, MiB, Removal
+from p2v.options import Command, common_options, make_house
+from p2v.retry import parse_duration
+from p2v.ui import UI, ProgressStyle
 
 SIZES = {"": MiB, "K": KiB, "M": MiB, "G": GiB}
 DEFAULT_OUTPUT = Path("p2v-runs")
-
-Command = Callable[..., Any]
-
-
-def common_options(command: Command) -> Command:
-    """The options that stand on every command."""
-    options = [
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output."),
-        click.option("--quiet", is_flag=True, help="No progress and no talk, only the result and errors."),
-        click.option("--verbose", is_flag=True, help="Say more; a bug shows its traceback."),
-        click.option("--yes", is_flag=True, help="Never ask, not even for a password."),
-        click.option(
-            "--progress",
-            type=click.Choice([style.value for style in ProgressStyle]),
-            default=ProgressStyle.AUTO.value,
-            help="How progress is shown on standard error.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+GUEST_IDENTITY = "p2v.guest-identity"
 
 
 def source_options(command: Command) -> Command:
     """How the source is reached."""
     options = [
-        click.option("--identity", type=click.Path(path_type=Path), help="Private key file for the source."),
+        click.option(
+            "--identity",
+            multiple=True,
+            metavar="FILE|keep|new",
+            callback=_split_identity,
+            help="Private key file for the source; or, of the guest: keep or renew machine-id and host keys.",
+        ),
         click.option("--known-hosts", type=click.Path(path_type=Path), help="Instead of ~/.ssh/known_hosts."),
         click.option(
             "--accept-new-host-key", is_flag=True, help="Remember the key of a host that is not known yet."
@@ -60,13 +46,79 @@ def source_options(command: Command) -> Command:
     return command
 
 
-def make_house(options: dict[str, Any]) -> House:
-    """The terminal and the home for one command, out of the common options (which are taken out)."""
-    quiet, verbose = options.pop("quiet"), options.pop("verbose")
-    volume = Volume.QUIET if quiet else Volume.VERBOSE if verbose else Volume.NORMAL
-    ui = UI(style=ProgressStyle(options.pop("progress")), volume=volume)
-    can_ask = not options.pop("yes") and sys.stdin.isatty()
-    return House(ui, default_home(), getpass.getpass if can_ask else None)
+def _split_identity(context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> Path | None:
+    """The key file; `keep` and `new` speak of the guest, a file of such a name is written `./new`."""
+    choices = [value for value in values if value in set(Choice)]
+    files = [value for value in values if value not in choices]
+    context.meta[GUEST_IDENTITY] = Choice(choices[-1]) if choices else Choice.KEEP
+    return Path(files[-1]) if files else None
+
+
+def guest_options(command: Command) -> Command:
+    """What is changed in the guest beyond what its boot needs; by default nothing."""
+    options = [
+        click.option(
+            "--mac",
+            type=click.Choice([choice.value for choice in Choice]),
+            default=Choice.KEEP.value,
+            callback=lambda _context, _option, value: Choice(value),
+            help="Keep the addresses of the network cards, or give them new ones, in the guest's files too.",
+        ),
+        click.option(
+            "--remove",
+            default="",
+            metavar="WHAT,…",
+            callback=lambda _context, _option, value: parse_removals(value),
+            help="Stop what is of no use in the virtual machine: hw-agents, guest-tools.",
+        ),
+        click.option("--hostname", default="", help="Give the guest another host name."),
+        click.option(
+            "--run-first-boot",
+            "first_boot",
+            type=click.Path(path_type=Path, resolve_path=True),
+            help="A script that the guest runs once, at its first boot.",
+        ),
+        click.option(
+            "--disable-service", "disable_services", multiple=True, help="Let this service start no more."
+        ),
+        click.option(
+            "--luks-key-file",
+            "luks_key_files",
+            multiple=True,
+            callback=lambda _context, _option, values: tuple(Path(value).absolute() for value in values),
+            help="A file whose first line is the passphrase of an encrypted disk; may stand several times.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def fault_options(command: Command) -> Command:
+    """What may go wrong on the way from the source."""
+    options = [
+        click.option(
+            "--allow-bad-sectors",
+            is_flag=True,
+            help="Put zeros where a disk of the source cannot be read, and list the places in the receipt.",
+        ),
+        click.option(
+            "--retry-for",
+            default="",
+            metavar="DURATION",
+            callback=_check_duration,
+            help="How long to try a lost connection again, such as 2h; default: 10m. 0: not at all.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _check_duration(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    if value:
+        parse_duration(value)
+    return value
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
@@ -110,12 +162,27 @@ def scan(source: str, as_json: bool, **options: Any) -> None:
     multiple=True,
     help='Another limit at times: "Mon-Fri 08:00-18:00=20M".',
 )
+@click.option(
+    "--consistency",
+    type=click.Choice([wish.value for wish in ConsistencyWish]),
+    default=ConsistencyWish.AUTO.value,
+    callback=lambda _context, _option, value: ConsistencyWish(value),
+    help="How the copy of a running machine becomes one of a single moment; default: the best that works.",
+)
+@click.option(
+    "--freeze-limit",
+    type=click.FloatRange(1, 3600),
+    default=FREEZE_SECONDS,
+    help="Seconds that the filesystems of the source may be frozen; default: 60.",
+)
+@guest_options
+@fault_options
 @source_options
 @common_options
 def convert(as_json: bool, dry_run: bool, **options: Any) -> None:
     """Convert a machine into a virtual machine."""
     house = make_house(options)
-    job = Job(**options)
+    job = Job(guest_identity=click.get_current_context().meta[GUEST_IDENTITY], **options)
     if dry_run:
         plan = pipeline.plan_job(job, house)
         house.ui.result(report.plan_json(plan) if as_json else report.plan_text(plan))
@@ -127,11 +194,12 @@ def convert(as_json: bool, dry_run: bool, **options: Any) -> None:
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
+@fault_options
 @common_options
-def resume(run: Path, as_json: bool, **options: Any) -> None:
+def resume(run: Path, allow_bad_sectors: bool, retry_for: str, as_json: bool, **options: Any) -> None:
     """Go on with a run that was interrupted."""
     house = make_house(options)
-    receipt = pipeline.resume(run, house)
+    receipt = pipeline.resume(run, house, allow_bad_sectors=allow_bad_sectors, retry_for=retry_for)
     house.ui.result(report.receipt_json(receipt) if as_json else report.receipt_text(receipt, run))
 
 
@@ -187,27 +255,7 @@ def doctor_command(as_json: bool, **options: Any) -> None:
     doctor.require(checks)
 
 
-@cli.group("license")
-def license_group() -> None:
-    """The conversions that are left, and what they were spent on."""
-
-
-@license_group.command("show")
-@common_options
-def license_show(as_json: bool, **options: Any) -> None:
-    """Show the license and the units that are left."""
-    house = make_house(options)
-    status = pipeline.license_status(house)
-    house.ui.result(report.status_json(status) if as_json else report.status_text(status))
-
-
-@license_group.command("history")
-@common_options
-def license_history(as_json: bool, **options: Any) -> None:
-    """Show what every unit was spent on."""
-    house = make_house(options)
-    entries = pipeline.license_history(house)
-    house.ui.result(report.history_json(entries) if as_json else report.history_text(entries))
+cli.add_command(license_cli.group)
 
 
 def parse_size(value: str | None) -> int | None:
@@ -218,6 +266,15 @@ def parse_size(value: str | None) -> int | None:
     if not number.isdigit() or unit not in SIZES or not int(number):
         raise UsageError(f"{value!r} is not a size", hint="For example 512M or 4G")
     return int(number) * SIZES[unit]
+
+
+def parse_removals(value: str) -> tuple[Removal, ...]:
+    """`hw-agents,guest-tools`. Raises UsageError."""
+    try:
+        return tuple(Removal(word.strip()) for word in value.split(",") if word.strip())
+    except ValueError as error:
+        known = ", ".join(Removal)
+        raise UsageError(f"{value!r} is nothing that can be removed", hint=f"Known: {known}") from error
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

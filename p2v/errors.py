@@ -64,6 +64,14 @@ class ConnectionLost(TransportError):
     """The line to the source broke in the middle of something that may be tried again."""
 
 
+class ReadError(TransportError):
+    """A disk of the source cannot be read, at `offset` (bytes) or somewhere behind it."""
+
+    def __init__(self, message: str, *, offset: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.offset = offset
+
+
 class VerifyError(P2VError):
     """Data differs from what the source sent; the output is quarantined."""
 

@@ -7,23 +7,24 @@ What is read is hostile: os-release(5) and fstab(5) are parsed with limits, neve
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from conversions.devices import DeviceNames, device_names
-from conversions.fstab import Mount, mounts
-from conversions.os_release import read_os_release
+from conversions.os_release import RELEASE_FILES, identify
 from p2v.errors import GuestError
 from p2v.guest import Access, Guest
+from p2v.guest_mounts import mapping, mount_own, read_fstab
+from p2v.guest_unlock import LUKS, Keys, encrypted_devices, unlock
 from p2v.model import Machine, OperatingSystem
 
 ROOT_KINDS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "jfs", "f2fs"})
-OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
-OWN_MOUNTS = ("/usr", "/var", "/boot", "/boot/efi")
-"""What a conversion touches, parents first."""
+PLAIN_KINDS = frozenset({"ext2", "ext3", "ext4", "xfs", "swap", "vfat", "ntfs", "exfat"})
+"""Where a disk has nothing else, the probe has seen all of its filesystems."""
 SMALL = 64 * 1024
+MAX_QUESTIONS = 3
 IDENTIFIER = re.compile(r"[0-9A-Za-z-]{4,64}")
-SUBVOLUME = re.compile(r"subvol(?:id)?=[\w@./-]{1,200}")
+SUBVOLUME_MARK = "btrfsvol:"
 ELF_MACHINES = ((0x3E, "x86_64"), (0x03, "i686"), (0xB7, "aarch64"), (0x28, "armv7l"), (0x15, "ppc64le"))
 """e_machine at offset 18 of an ELF file (System V ABI, and its supplements), and what uname calls it."""
 SHELLS = ("/bin/sh", "/usr/bin/sh", "/bin/bash", "/sbin/init")
@@ -31,57 +32,119 @@ SHELLS = ("/bin/sh", "/usr/bin/sh", "/bin/bash", "/sbin/init")
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A filesystem that holds an installed system. `device` is its name in the appliance."""
+    """A filesystem that holds an installed system. `device` is its name in the appliance.
+
+    `subvolume` is what the system's own fstab says that its root is, where it is one of Btrfs. `warnings` are
+    about what was left closed.
+    """
 
     device: str
     title: str
+    machine_id: str = ""
+    subvolume: str = ""
+    warnings: tuple[str, ...] = ()
 
 
-def mount_root(guest: Guest, *, machine: Machine | None = None, device: str = "") -> Root:
+def mount_root(
+    guest: Guest, *, machine: Machine | None = None, device: str = "", keys: Keys | None = None
+) -> Root:
     """Find and mount the root filesystem and what of /usr, /var, /boot, /boot/efi is on others.
 
     `machine` is what the probe saw: where it knows the root, nothing is searched. `device` chooses one of
-    several roots. Raises GuestError where there is none, more than one, or where it cannot be written.
+    several roots, `keys` open encrypted ones. Raises GuestError where there is none, more than
+    one, where it is damaged or where it cannot be written.
     """
     names = device_names(machine) if machine else DeviceNames(())
+    keys = keys or Keys()
+    if keys.passphrases:
+        unlock(guest, keys.passphrases)
     root = _known_root(guest, machine) if machine and not device else None
-    if root is None:
-        root = _choose(guest, find_roots(guest), device)
-        _mount_checked(guest, root.device)
-    for mount in _own_mounts(guest):
-        _mount_own(guest, mount, machine, names)
+    root = root or _choose(guest, _roots_unlocked(guest, machine, keys), device, machine)
+    _mount_checked(guest, root.device)
+    mount_own(guest, machine, names)
     if guest.access is Access.READ_WRITE:
         for folder in ("/", "/boot", "/etc"):
             _check_writable(guest, folder)
-    return root
+    return replace(root, warnings=tuple(_left_closed(place) for place in _closed(guest, machine)))
+
+
+def _left_closed(place: str) -> str:
+    return f"{place} is encrypted (LUKS) and was left as it is: nothing on it was converted"
+
+
+def _roots_unlocked(guest: Guest, machine: Machine | None, keys: Keys) -> tuple[Root, ...]:
+    """As `find_roots`; where there is none, a person is asked for the key of what is encrypted."""
+    roots = _roots(guest, machine)
+    for _ in range(MAX_QUESTIONS):
+        devices = () if roots else encrypted_devices(guest)
+        if not devices or not keys.another(devices):
+            break
+        unlock(guest, keys.passphrases)
+        roots = _roots(guest, machine)
+    return roots
+
+
+def _closed(guest: Guest, machine: Machine | None) -> tuple[str, ...]:
+    """Encrypted partitions by what the probe saw, as the appliance calls them, that are not open."""
+    seen = _seen_encrypted(guest, machine)
+    return tuple(device for device in seen if not guest.exists_device(f"/dev/mapper/{mapping(device)}"))
+
+
+def _seen_encrypted(guest: Guest, machine: Machine | None) -> tuple[str, ...]:
+    return tuple(
+        guest.partition_device(index, partition.number)
+        for index, disk in enumerate(machine.disks if machine else ())
+        for partition in disk.partitions
+        if partition.filesystem and partition.filesystem.kind == LUKS
+    )
 
 
 def find_roots(guest: Guest) -> tuple[Root, ...]:
     """Every filesystem that looks like the root of a system. Nothing is mounted afterwards."""
-    found: list[Root] = []
-    for device, kind in guest.filesystems():
-        if kind in ROOT_KINDS:
-            found.extend(_root_on(guest, device))
-    return tuple(found)
+    return _roots(guest, None)
+
+
+def _roots(guest: Guest, machine: Machine | None) -> tuple[Root, ...]:
+    filesystems = _seen_filesystems(guest, machine) or guest.filesystems()
+    candidates = [device for device, kind in filesystems if kind in ROOT_KINDS]
+    return _without_snapshots([root for device in candidates for root in _root_on(guest, device)])
+
+
+def _seen_filesystems(guest: Guest, machine: Machine | None) -> tuple[tuple[str, str], ...]:
+    """What the probe saw, where that is all that there is: libguestfs takes 5 s in emulation to look."""
+    partitions = [
+        (index, partition)
+        for index, disk in enumerate(machine.disks if machine else ())
+        for partition in disk.partitions
+    ]
+    kinds = [partition.filesystem.kind if partition.filesystem else "" for _, partition in partitions]
+    plain = machine is not None and all(disk.filesystem is None and disk.partitions for disk in machine.disks)
+    if not plain or not set(kinds) <= PLAIN_KINDS:
+        return ()
+    return tuple(
+        (guest.partition_device(index, partition.number), kind)
+        for (index, partition), kind in zip(partitions, kinds, strict=True)
+    )
 
 
 def operating_system(guest: Guest) -> OperatingSystem | None:
-    """The mounted system by its os-release, None where it has none."""
-    path = next((path for path in OS_RELEASE if guest.exists(path)), "")
-    if not path:
-        return None
-    text = guest.read(path, limit=SMALL).decode("utf-8", "replace")
-    return read_os_release(text, architecture=_architecture(guest), machine_id=_machine_id(guest))
+    """The mounted system by its own files, None where none of them names it."""
+
+    def start(path: str) -> str:
+        return guest.read_start(path, count=SMALL).decode("utf-8", "replace") if guest.exists(path) else ""
+
+    return identify(start, architecture=_architecture(guest), machine_id=_machine_id(guest))
 
 
 def _known_root(guest: Guest, machine: Machine) -> Root | None:
-    """The root filesystem that the probe saw mounted, mounted again; None where it saw none."""
+    """The root filesystem that the probe saw mounted; None where it saw none, or where it is a subvolume."""
     for disk in machine.disks:
         for partition in disk.partitions:
             filesystem = partition.filesystem
             if partition.mountpoint == "/" and filesystem and IDENTIFIER.fullmatch(filesystem.uuid):
+                if filesystem.kind == "btrfs":
+                    return None
                 device = guest.find_uuid(filesystem.uuid)
-                _mount_checked(guest, device)
                 return Root(device, machine.os.name if machine.os else "Linux")
     return None
 
@@ -94,19 +157,57 @@ def _root_on(guest: Guest, device: str) -> Iterator[Root]:
     try:
         if _looks_like_root(guest):
             system = operating_system(guest)
-            yield Root(device, system.name if system else "Linux")
+            title, machine_id = (system.name, system.machine_id) if system else ("Linux", "")
+            yield Root(device, title, machine_id, _own_subvolume(guest))
     finally:
         guest.unmount_all()
 
 
+def _own_subvolume(guest: Guest) -> str:
+    """What the system's fstab mounts as its root."""
+    for mount in read_fstab(guest):
+        if mount.mountpoint == "/":
+            options = (option.partition("=") for option in mount.options)
+            return next((value.strip("/") for key, _, value in options if key == "subvol"), "")
+    return ""
+
+
+def _without_snapshots(roots: Sequence[Root]) -> tuple[Root, ...]:
+    """Of the subvolumes of one Btrfs, the one that is the root: each snapshot of it looks like it."""
+    plain = {root.device for root in roots if not root.device.startswith(SUBVOLUME_MARK)}
+    kept: list[Root] = []
+    for root in roots:
+        volume, path = _split_subvolume(root.device)
+        if not path or root.subvolume == path or not (root.subvolume or volume in plain):
+            kept.append(root)
+    # The default subvolume and the one that fstab names are the same one, seen twice.
+    named = {_split_subvolume(root.device)[0] for root in kept if root.device.startswith(SUBVOLUME_MARK)}
+    return tuple(root for root in kept if root.device not in named)
+
+
+def _split_subvolume(device: str) -> tuple[str, str]:
+    """`btrfsvol:/dev/sda2/@` is the subvolume `@` of /dev/sda2; a volume of LVM has one name more."""
+    if not device.startswith(SUBVOLUME_MARK):
+        return device, ""
+    parts = device.removeprefix(SUBVOLUME_MARK).split("/")
+    length = 3 if len(parts) > 2 and _is_disk(parts[2]) else 4
+    return "/".join(parts[:length]), "/".join(parts[length:])
+
+
+def _is_disk(name: str) -> bool:
+    return re.fullmatch(r"(?:[shv]d[a-z]+\d*|md\d+|dm-\d+)", name) is not None
+
+
 def _looks_like_root(guest: Guest) -> bool:
-    if any(guest.exists(path) for path in (*OS_RELEASE, "/etc/debian_version")):
+    if any(guest.exists(path) for path in RELEASE_FILES):
         return True
     return guest.exists("/etc/fstab") and (guest.exists("/bin") or guest.is_dir("/usr"))
 
 
-def _choose(guest: Guest, roots: tuple[Root, ...], device: str) -> Root:
+def _choose(guest: Guest, roots: tuple[Root, ...], device: str, machine: Machine | None) -> Root:
     chosen = [root for root in roots if root.device == device] if device else list(roots)
+    if len(chosen) > 1 and machine and machine.os and machine.os.machine_id:
+        chosen = [root for root in chosen if root.machine_id == machine.os.machine_id]
     if len(chosen) == 1:
         return chosen[0]
     if not roots:
@@ -117,8 +218,11 @@ def _choose(guest: Guest, roots: tuple[Root, ...], device: str) -> Root:
 
 def _no_root(guest: Guest) -> GuestError:
     found = guest.filesystems()
-    if any(kind == "crypto_LUKS" for _, kind in found):
-        return GuestError("The guest's system is encrypted (LUKS), and p2v has no key for it")
+    if any(kind == LUKS for _, kind in found):
+        return GuestError(
+            "The guest's system is encrypted (LUKS), and p2v has no key for it",
+            hint="Give its passphrase in the first line of a file: --luks-key-file FILE",
+        )
     listed = ", ".join(f"{device}: {kind}" for device, kind in found) or "nothing"
     return GuestError(
         f"No operating system was found on the disks ({listed[:400]})",
@@ -127,62 +231,18 @@ def _no_root(guest: Guest) -> GuestError:
 
 
 def _mount_checked(guest: Guest, device: str) -> None:
+    """Mount the root, its journal replayed; what the checker finds where it is damaged."""
+    said = guest.check_filesystem(device) if guest.has_errors(device) else ""
     try:
+        if said:
+            raise GuestError(f"The filesystem on {device} is damaged")
         guest.mount(device, "/")
     except GuestError as error:
-        said = guest.check_filesystem(device)
+        said = said or guest.check_filesystem(device)
         raise GuestError(
             f"{error.message}. {said}".strip(),
             hint="Repair it on the source (fsck from a rescue system), then capture again",
         ) from error
-
-
-def _own_mounts(guest: Guest) -> tuple[Mount, ...]:
-    if not guest.exists("/etc/fstab"):
-        return ()
-    text = guest.read("/etc/fstab", limit=SMALL * 16).decode("utf-8", "replace")
-    found = {mount.mountpoint.rstrip("/"): mount for mount in mounts(text)}
-    return tuple(found[path] for path in OWN_MOUNTS if path in found)
-
-
-def _mount_own(guest: Guest, mount: Mount, machine: Machine | None, names: DeviceNames) -> None:
-    try:
-        device = _resolve(guest, mount.spec, machine, names)
-        options = ",".join(option for option in mount.options if SUBVOLUME.fullmatch(option))
-        guest.mount(device, mount.mountpoint.rstrip("/"), options=options)
-    except GuestError as error:
-        if mount.waits:
-            raise GuestError(
-                f"{mount.mountpoint} of the guest ({mount.spec}) cannot be mounted: {error.message}",
-                hint="If it is on a disk of its own, capture that disk too: p2v scan SOURCE shows the disks",
-            ) from error
-
-
-def _resolve(guest: Guest, spec: str, machine: Machine | None, names: DeviceNames) -> str:
-    """What the appliance calls the device of an fstab line."""
-    stable = names.stable(spec) or spec
-    key, _, value = stable.partition("=")
-    value = value.strip("\"'")[:256]
-    if stable.startswith("/dev/disk/by-uuid/"):
-        return guest.find_uuid(stable.rsplit("/", 1)[-1])
-    match key:
-        case "UUID":
-            return guest.find_uuid(value)
-        case "LABEL":
-            return guest.find_label(value)
-        case "PARTUUID":
-            return _partition_by_uuid(guest, value, machine)
-    if stable.startswith("/dev/mapper/") or re.fullmatch(r"/dev/[\w+.-]+/[\w+.-]+", stable):
-        return stable
-    raise GuestError(f"{spec} is on no disk of this run")
-
-
-def _partition_by_uuid(guest: Guest, identifier: str, machine: Machine | None) -> str:
-    for index, disk in enumerate(machine.disks if machine else ()):
-        for partition in disk.partitions:
-            if partition.uuid and partition.uuid.lower() == identifier.lower():
-                return guest.partition_device(index, partition.number)
-    raise GuestError(f"PARTUUID={identifier} is on no disk of this run")
 
 
 def _check_writable(guest: Guest, folder: str) -> None:

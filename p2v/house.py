@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import platformdirs
 
 from p2v.accelerator import AcceleratorAnswer, find_accelerator
+from p2v.disk.device import BlockDevice
+from p2v.disk.salvage import SalvageDevice
+from p2v.guest_unlock import read_keys
 from p2v.job import Job
+from p2v.model import Disk, Machine
+from p2v.rediscovery import Answers, Rediscovery
+from p2v.retry import DEFAULT_LIMIT, Retries, parse_duration
 from p2v.transports import HostKeyPolicy, SshOptions, Transport, open_transport
 from p2v.transports.rate import RateLimit, parse_rate, parse_windows
 from p2v.ui import UI
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +47,21 @@ def default_home() -> Path:
 
 
 class Source:
-    """The source of a job, reached when it is first needed and left when it is no longer."""
+    """The source of a job, reached when it is first needed and left when it is no longer.
+
+    A lost connection is made anew by `retrying`, and disks are found again then, wherever they are by now.
+    """
 
     def __init__(self, job: Job, house: House) -> None:
         self._job = job
         self._house = house
         self._stack = ExitStack()
         self._limit = rate_limit(job)
+        self._retry_limit = parse_duration(job.retry_for) if job.retry_for else DEFAULT_LIMIT
+        self._answers = Answers(house.ask_password)
+        self.keys = read_keys(job.luks_key_files, house.ask_password)
         self._transport: Transport | None = None
+        self._found: Rediscovery | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +77,7 @@ class Source:
     def transport(self) -> Transport:
         """Raises UsageError, TransportError."""
         if self._transport is None:
-            options = ssh_options(self._job, self._house)
+            options = ssh_options(self._job, self._answers.start())
             took = self._limit.take if self._limit else None
             self._transport = self._stack.enter_context(open_transport(self._job.source, options, took=took))
         return self._transport
@@ -70,6 +85,45 @@ class Source:
     def close(self) -> None:
         self._transport = None
         self._stack.close()
+
+    @contextmanager
+    def open_disk(self, disk: Disk) -> Iterator[SalvageDevice]:
+        """A planned disk, where it is now; read errors are dealt with as the job says."""
+        with self.transport().open_disk(self.find(disk)) as device:
+            yield self.salvage(device, disk)
+
+    def salvage(self, device: BlockDevice, disk: Disk) -> SalvageDevice:
+        """A device of the source, with read errors dealt with as the job says."""
+        name = f"{disk.path} (serial {disk.serial})" if disk.serial else disk.path
+        return SalvageDevice(device, name=name, fill=self._job.allow_bad_sectors)
+
+    def find(self, disk: Disk) -> Disk:
+        """A disk as the last reconnection found it: its name may have changed. Raises TransportError."""
+        return self._found.disk(disk) if self._found else disk
+
+    def retrying(self, machine: Machine, work: Callable[[], T], *, progress: Callable[[], int]) -> T:
+        """The result of `work`, which is done again over a new connection when the one that it uses breaks.
+
+        `machine` is the planned one: another one that answers is an error. `progress` tells how many bytes
+        have come so far; time without any is what ends the tries. Raises whatever `work` raises,
+        ConnectionLost only at the end of the tries.
+        """
+        retries = Retries(self._house.ui.warn, limit=self._retry_limit)
+        return retries.run(work, recover=lambda: self._reconnect(machine), progress=progress)
+
+    @property
+    def rebooted(self) -> bool:
+        """Whether the source was started anew between two connections of `retrying`."""
+        return self._found is not None and self._found.rebooted
+
+    def _reconnect(self, machine: Machine) -> None:
+        before = self._transport.boot_id if self._transport else ""
+        rebooted = self.rebooted
+        self.close()
+        transport = self.transport()
+        survey = transport.survey()
+        rebooted = rebooted or (bool(before) and before != survey.boot_id)
+        self._found = Rediscovery(survey.machine, machine, transport, rebooted)
 
 
 def rate_limit(job: Job) -> RateLimit | None:
@@ -79,11 +133,11 @@ def rate_limit(job: Job) -> RateLimit | None:
     return RateLimit(parse_rate(job.limit) if job.limit else None, parse_windows(job.limit_windows))
 
 
-def ssh_options(job: Job, house: House) -> SshOptions:
+def ssh_options(job: Job, ask_password: Callable[[str], str] | None) -> SshOptions:
     policy = HostKeyPolicy.ACCEPT_NEW if job.accept_new_host_key else HostKeyPolicy.REFUSE_UNKNOWN
     return SshOptions(
         identity=job.identity,
         known_hosts=job.known_hosts,
         host_key_policy=policy,
-        ask_password=house.ask_password,
+        ask_password=ask_password,
     )

@@ -9,7 +9,9 @@ from typing import cast
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
+from p2v import guest_wishes
 from p2v.errors import UsageError
+from p2v.model import FREEZE_SECONDS, Choice, CleanUp, ConsistencyWish, Removal
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +19,11 @@ class Job:
     """One conversion. `memory` is bytes; empty and None mean: as the source is.
 
     `limit` and `limit_windows` are as typed: `20M` bytes a second, and when another rate holds.
-    `identity` and `known_hosts` are paths of files that the user named; what is in them is read when it is
-    used.
+    `retry_for` is how long to try a lost connection again, as typed: `10m`, empty for the usual.
+    `freeze_limit` is in seconds.
+    `mac`, `remove` and what follows is what the user chose to change in the guest; `first_boot` is a script.
+    `identity`, `known_hosts` and `luks_key_files` are paths of files that the user named; what is in them is
+    read when it is used.
     """
 
     source: str
@@ -34,12 +39,34 @@ class Job:
     identity: Path | None = None
     known_hosts: Path | None = None
     accept_new_host_key: bool = False
+    allow_bad_sectors: bool = False
+    retry_for: str = ""
+    mac: Choice = Choice.KEEP
+    remove: tuple[Removal, ...] = ()
+    guest_identity: Choice = Choice.KEEP
+    hostname: str = ""
+    first_boot: Path | None = None
+    disable_services: tuple[str, ...] = ()
+    luks_key_files: tuple[Path, ...] = ()
+    consistency: ConsistencyWish = ConsistencyWish.AUTO
+    freeze_limit: float = FREEZE_SECONDS
 
     def to_json(self) -> Mapping[str, JsonValue]:
         return cast("Mapping[str, JsonValue]", _JOB.dump_python(self, mode="json"))
 
 
 _JOB = TypeAdapter(Job)
+
+
+def chosen_clean_up(job: Job) -> CleanUp:
+    """The choices for the guest as a plan holds them. Raises UsageError where the script cannot be read."""
+    return guest_wishes.clean_up(
+        remove=job.remove,
+        identity=job.guest_identity,
+        hostname=job.hostname,
+        first_boot=job.first_boot,
+        disable=job.disable_services,
+    )
 
 
 def job_from_json(value: Mapping[str, JsonValue], *, where: Path) -> Job:

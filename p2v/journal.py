@@ -16,14 +16,19 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from p2v.errors import UsageError
-from p2v.model import CaptureStats, Conversion, Disk, Image, Plan, Proof, Receipt, Step
+from p2v.model import CaptureStats, Conversion, Disk, Image, Plan, Proof, Receipt, Step, Unreadable
 
 FORMAT = 1
 """Version of run.json. A reader refuses what is newer than itself."""
 
-MEASURED = frozenset({"source", "used", "data_size", "units", "warnings", "findings", "names", "addresses"})
+MEASURED = frozenset(
+    {
+        "source", "used", "data_size", "units", "warnings", "findings", "names", "addresses", "mounted",
+        "unknown_users", "consistency", "consistency_wish", "freeze_limit", "groups", "volumes", "unguarded",
+    }
+)  # fmt: skip
 """Fields of a plan that change while the machine stays the same: where it was reached, what it measures
-anew.
+anew, how its copy is made.
 """
 
 ABSENT = "absent"
@@ -62,6 +67,7 @@ JOURNAL = TypeAdapter(Journal)
 RECEIPT = TypeAdapter(Receipt)
 IMAGES = TypeAdapter(tuple[Image, ...])
 STATS = TypeAdapter(CaptureStats)
+UNREADABLE = TypeAdapter(tuple[Unreadable, ...])
 CONVERSION = TypeAdapter(Conversion)
 PROOF = TypeAdapter(Proof)
 

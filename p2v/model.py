@@ -18,6 +18,10 @@ BLOCK_SIZE = 4 * MiB
 """Unit of digests, of resuming and of verifying: one SHA-256 for each such block of a disk."""
 
 
+FREEZE_SECONDS = 60.0
+"""How long filesystems may be frozen where nobody says otherwise: what services commonly wait for a disk."""
+
+
 class Firmware(StrEnum):
     BIOS = "bios"
     UEFI = "uefi"
@@ -37,6 +41,10 @@ class DiskBus(StrEnum):
     LSI_SAS = "lsi-sas"
     PVSCSI = "pvscsi"
     NVME = "nvme"
+    LSI_LOGIC = "lsi-logic"
+    BUSLOGIC = "buslogic"
+    HYPERV_SCSI = "hyperv-scsi"
+    XEN_BLK = "xen-blk"
 
 
 class NicModel(StrEnum):
@@ -45,6 +53,9 @@ class NicModel(StrEnum):
     E1000E = "e1000e"
     VMXNET3 = "vmxnet3"
     TULIP = "tulip"
+    PCNET = "pcnet"
+    NETVSC = "netvsc"
+    XEN_NET = "xen-net"
 
 
 class ImageFormat(StrEnum):
@@ -55,6 +66,11 @@ class ImageFormat(StrEnum):
     VHDX = "vhdx"
     VDI = "vdi"
 
+    @property
+    def suffix(self) -> str:
+        """What the name of such a file ends in; the values are those of qemu-img."""
+        return "vhd" if self is ImageFormat.VHD else self.value
+
 
 class Consistency(StrEnum):
     """How well the copy represents one moment of the source, best first."""
@@ -62,6 +78,15 @@ class Consistency(StrEnum):
     OFFLINE = "offline"
     SNAPSHOT = "snapshot"
     FROZEN = "frozen"
+    FUZZY = "fuzzy"
+
+
+class ConsistencyWish(StrEnum):
+    """What the user asks for: the best that works, exactly one grade, or no attempt at any."""
+
+    AUTO = "auto"
+    SNAPSHOT = "snapshot"
+    FREEZE = "freeze"
     FUZZY = "fuzzy"
 
 
@@ -122,7 +147,9 @@ class Partition:
 class Disk:
     """A whole disk. `names` are all paths by which the source knows it: kernel name, by-id, by-path.
 
-    `data_size` is what a capture would read of it, 0 where nobody has looked.
+    `data_size` is what a capture would read of it, 0 where nobody has looked. `idle` says that the kernel of
+    the source lets nobody use it: no mount, no swap, no volume; `unknown_users` are devices on it that
+    something has claimed which is none of these.
     """
 
     path: str
@@ -137,6 +164,8 @@ class Disk:
     partitions: tuple[Partition, ...] = ()
     filesystem: Filesystem | None = None
     data_size: int = 0
+    idle: bool = False
+    unknown_users: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -175,8 +204,50 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class MountedFilesystem:
+    """What a running source has mounted for writing at `place`, and the paths of all disks below it.
+
+    `start` and `length` are bytes on its disk where it is a plain partition, else 0; `volume` is the
+    device-mapper name of the logical volume that it stands on, if it does.
+    """
+
+    place: str
+    kind: str
+    disks: tuple[str, ...]
+    start: int = 0
+    length: int = 0
+    volume: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeGroup:
+    """A group of LVM: `free` and `extent_size` are bytes, `revision` counts the changes to it."""
+
+    name: str
+    uuid: str
+    free: int
+    extent_size: int
+    revision: int
+    usable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogicalVolume:
+    """`plain`: linear, neither snapshot nor anything with layers. `mapped` is its device-mapper name."""
+
+    group: str
+    name: str
+    size: int
+    plain: bool
+    mapped: str
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
-    """What was seen on the source. `uuid` is the SMBIOS system UUID; empty for an image of a disk."""
+    """What was seen on the source. `uuid` is the SMBIOS system UUID; empty for an image of a disk.
+
+    `unguarded` says why nothing on it can be held still, where that is so.
+    """
 
     hostname: str
     firmware: Firmware
@@ -191,6 +262,10 @@ class Machine:
     kernel: str = ""
     live: bool = False
     findings: tuple[Finding, ...] = ()
+    mounted: tuple[MountedFilesystem, ...] = ()
+    groups: tuple[VolumeGroup, ...] = ()
+    volumes: tuple[LogicalVolume, ...] = ()
+    unguarded: str = ""
 
     @property
     def identity(self) -> str:
@@ -201,9 +276,28 @@ class Machine:
         return "disk:" + ",".join(sorted(disk.identity for disk in self.disks)) + f";{machine_id}"
 
 
+class Clock(StrEnum):
+    """What the hardware clock shows."""
+
+    UTC = "utc"
+    LOCAL = "localtime"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A choice among what a target offers, such as `product` `esx6.7`; checked by the target."""
+
+    key: str
+    value: str
+
+
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """The virtual hardware that a target gives: `name` is the target's, `driver_pack` names its drivers."""
+    """The virtual hardware that a target gives: `name` is the target's, `driver_pack` names its drivers.
+
+    `subformat` is the variant of the image format (`streamOptimized`, `fixed`, …), empty for the usual one;
+    `settings` are the choices that made it so.
+    """
 
     name: str
     title: str
@@ -214,6 +308,11 @@ class Platform:
     firmwares: tuple[Firmware, ...] = (Firmware.BIOS, Firmware.UEFI)
     max_disks: int = 26
     max_disk_size: int = 64 * TiB
+    max_cpus: int = 255
+    max_memory: int = 4 * TiB
+    max_nics: int = 10
+    subformat: str = ""
+    settings: tuple[Setting, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +336,48 @@ class PlannedNic:
     source_name: str = ""
 
 
+class Choice(StrEnum):
+    """Whether something that tells machines apart stays as it is or is made anew."""
+
+    KEEP = "keep"
+    NEW = "new"
+
+
+class Removal(StrEnum):
+    """Software that has no use in the virtual machine and that a user may want to start no more."""
+
+    HW_AGENTS = "hw-agents"
+    GUEST_TOOLS = "guest-tools"
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script that the user named, and the SHA-256 of what was in it when the plan was made."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class CleanUp:
+    """What the user chose to change in the guest beyond what its boot needs; by default nothing.
+
+    `identity` stands for the machine-id and the SSH host keys; an empty `hostname` keeps the old one.
+    """
+
+    remove: tuple[Removal, ...] = ()
+    identity: Choice = Choice.KEEP
+    hostname: str = ""
+    first_boot: Script | None = None
+    disable: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that is decided before the first byte moves; `--dry-run` prints it, a resumed run must equal it."""
+    """All that is decided before the first byte moves; `--dry-run` prints it, a resumed run must equal it.
+
+    `consistency` is the grade that will be tried; the receipt has the one that was reached.
+    """
 
     name: str
     source: str
@@ -254,6 +392,9 @@ class Plan:
     units: int
     consistency: Consistency
     warnings: tuple[str, ...] = ()
+    consistency_wish: ConsistencyWish = ConsistencyWish.AUTO
+    freeze_limit: float = FREEZE_SECONDS
+    clean_up: CleanUp = CleanUp()
 
     @property
     def data_size(self) -> int:
@@ -270,15 +411,77 @@ class Image:
     digest: str = ""
 
 
+class PassKind(StrEnum):
+    """What a pass over the disks was for: all of it, what changed since, or the one that counts."""
+
+    FULL = "full"
+    DELTA = "delta"
+    FROZEN = "frozen"
+    SNAPSHOT = "snapshot"
+
+
+@dataclass(frozen=True, slots=True)
+class CapturePass:
+    """One pass over all disks: bytes of the blocks that differed, those on the wire, and seconds."""
+
+    kind: PassKind
+    moved_size: int
+    wire_size: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How consistent a capture became and what it took; `warnings` say why it is no better.
+
+    `frozen_seconds` is how long writers had to wait on the source, `span_seconds` the time between the first
+    and the last snapshot.
+    """
+
+    grade: Consistency
+    passes: tuple[CapturePass, ...] = ()
+    frozen_seconds: float = 0.0
+    span_seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Bytes of a disk (its path when it was planned) that the source could not read: zeros in the copy."""
+
+    disk: str
+    start: int
+    length: int
+
+
 @dataclass(frozen=True, slots=True)
 class CaptureStats:
-    """Bytes of one capture: of disk, of used blocks, on the wire (compressed), and not sent again."""
+    """Bytes of one capture: of disk, of used blocks, on the wire (compressed), and not sent again.
+
+    `unreadable` is in the order of the disks and of the bytes, and empty unless bad sectors were allowed.
+    """
 
     size: int = 0
     data_size: int = 0
     wire_size: int = 0
     reused_size: int = 0
     seconds: float = 0.0
+    reached: Reached | None = None
+    unreadable: tuple[Unreadable, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        reached = self.reached.warnings if self.reached else ()
+        disks = dict.fromkeys(one.disk for one in self.unreadable)
+        return (*reached, *(self._about_unreadable(disk) for disk in disks))
+
+    def _about_unreadable(self, disk: str) -> str:
+        places = [one for one in self.unreadable if one.disk == disk]
+        return (
+            f"{disk}: {sum(one.length for one in places)} bytes in {len(places)} "
+            f"{'place' if len(places) == 1 else 'places'}, the first at byte {places[0].start}, could not be "
+            "read and are zeros in the copy; the receipt lists them under capture.unreadable"
+        )
 
 
 class ChangeKind(StrEnum):
@@ -318,6 +521,7 @@ class VirtualDisk:
     size: int
     bus: DiskBus
     serial: str = ""
+    subformat: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +532,10 @@ class VirtualNic:
 
 @dataclass(frozen=True, slots=True)
 class VirtualMachine:
-    """The machine as a target describes it. Disk files are relative to the directory of the configuration."""
+    """The machine as a target describes it. Disk files are relative to the directory of the configuration.
+
+    `settings` are those of the platform; `os` is what is installed, where that is known.
+    """
 
     name: str
     uuid: str
@@ -339,6 +546,9 @@ class VirtualMachine:
     nics: tuple[VirtualNic, ...]
     title: str = ""
     serial_console: bool = True
+    os: OperatingSystem | None = None
+    clock: Clock = Clock.UTC
+    settings: tuple[Setting, ...] = ()
 
 
 class Verdict(StrEnum):

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from p2v import rooms
+from p2v import licenses, rooms
 from p2v.capture import capture, is_captured
 from p2v.errors import UsageError
 from p2v.house import House, Source
 from p2v.job import Job, job_from_json
 from p2v.journal import Journal
-from p2v.licensing.chain import LedgerEntry
-from p2v.licensing.ledger import LicenseStatus, open_ledger
 from p2v.model import Plan, Proof, Receipt
 from p2v.plan import findings
 from p2v.probe import Scan, estimate
@@ -26,8 +25,6 @@ from p2v.run import Run, RunState, create_run, list_runs, open_run, read_journal
 
 __all__ = [
     "convert",
-    "license_history",
-    "license_status",
     "list_runs",
     "plan_job",
     "prove",
@@ -40,7 +37,9 @@ __all__ = [
 def plan_job(job: Job, house: House) -> Plan:
     """What `convert` would do, decided and refused as it would be; nothing is written. Raises P2VError."""
     with Source(job, house) as source:
-        return rooms.plan(job, source, house)
+        plan = rooms.plan(job, source, house)
+    licenses.warn(house)
+    return plan
 
 
 def convert(job: Job, house: House) -> Receipt:
@@ -55,10 +54,18 @@ def convert(job: Job, house: House) -> Receipt:
             return _carry_out(run, plan, source, house)
 
 
-def resume(directory: Path, house: House) -> Receipt:
-    """Go on with a run. The source is asked again only while its disks are not captured whole."""
+def resume(directory: Path, house: House, *, allow_bad_sectors: bool = False, retry_for: str = "") -> Receipt:
+    """Go on with a run. The source is asked again only while its disks are not captured whole.
+
+    What its job says of faults may be changed: empty or false means as it was.
+    """
     with open_run(directory) as run:
         job = job_from_json(run.job, where=directory)
+        job = replace(
+            job,
+            allow_bad_sectors=allow_bad_sectors or job.allow_bad_sectors,
+            retry_for=retry_for or job.retry_for,
+        )
         with Source(job, house) as source:
             if not is_captured(run):
                 run.require_plan(rooms.plan(job, source, house, run=run.id))
@@ -74,7 +81,7 @@ def _carry_out(run: Run, plan: Plan, source: Source, house: House) -> Receipt:
     with _resumable(run), rooms.metered(run, plan, house) as unit:
         images, stats = capture(run, plan, source, house)
         source.close()
-        conversion = rooms.convert(run, plan, images, house)
+        conversion = rooms.convert(run, plan, images, house, source.keys)
         vm = rooms.describe(run, plan, conversion)
         files = rooms.write(run, plan, vm, house)
         proof = rooms.prove(run, plan, vm, house)
@@ -82,6 +89,7 @@ def _carry_out(run: Run, plan: Plan, source: Source, house: House) -> Receipt:
         receipt = rooms.receipt(run, plan, made)
         run.write_receipt(receipt)
         run.log.info("finished; peak memory of p2v: %s", _peak_memory())
+    licenses.warn(house)
     return receipt
 
 
@@ -128,14 +136,3 @@ def prove(directory: Path, house: House, *, timeout: float | None) -> tuple[Proo
 def show(directory: Path) -> tuple[Journal, Receipt | None]:
     """The journal of a run and, once it is finished, its receipt; also while another process works on it."""
     return read_journal(directory), read_receipt(directory)
-
-
-def license_status(house: House) -> LicenseStatus:
-    with open_ledger(house.home) as ledger:
-        return ledger.status()
-
-
-def license_history(house: House) -> tuple[LedgerEntry, ...]:
-    """Every event of the ledger, oldest first. Raises LicenseError."""
-    with open_ledger(house.home) as ledger:
-        return ledger.history()

@@ -4,33 +4,39 @@ functions.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from p2v import guest_wishes
 from p2v.errors import PlanRefused
+from p2v.grades import choose_consistency
 from p2v.model import (
+    FREEZE_SECONDS,
+    Choice,
+    CleanUp,
     Consistency,
+    ConsistencyWish,
     Disk,
     Finding,
     Machine,
     Partition,
     Plan,
     PlannedDisk,
-    PlannedNic,
     Platform,
     Severity,
 )
 
 NAME_LIMIT = 64
-QEMU_OUI = "52:54:00"
 ARCHITECTURES = ("x86_64",)
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the user asked for. Empty or None means: as the machine is. `memory` is bytes."""
+    """What the user asked for. Empty or None means: as the machine is.
+
+    `memory` is bytes, `freeze_limit` how many seconds filesystems may be frozen.
+    """
 
     source: str
     name: str = ""
@@ -38,6 +44,10 @@ class Wishes:
     cpus: int | None = None
     memory: int | None = None
     prove: bool = False
+    consistency: ConsistencyWish = ConsistencyWish.AUTO
+    freeze_limit: float = FREEZE_SECONDS
+    clean_up: CleanUp = field(default_factory=CleanUp)
+    macs: Choice = Choice.KEEP
 
 
 def make_plan(
@@ -54,8 +64,11 @@ def make_plan(
     """
     disks = choose_disks(machine, wishes.disks)
     captured = replace(machine, disks=disks)
+    if is_rescue(captured):
+        # What runs there is not what is on the disks: that is looked at once they are here.
+        captured = replace(captured, os=None)
     plan = _decide(machine, captured, wishes, platform, units)
-    _refuse_blockers([*findings(captured), *check(plan)])
+    _refuse_blockers([*findings(captured), *guest_wishes.findings(captured, wishes.clean_up), *check(plan)])
     return plan
 
 
@@ -64,22 +77,47 @@ def findings(machine: Machine) -> tuple[Finding, ...]:
     return (*machine.findings, *_about_system(machine))
 
 
+def is_rescue(machine: Machine) -> bool:
+    """Whether a system runs there that is on none of the machine's disks, nor uses any of them."""
+    at_home = any(one.place == "/" for one in machine.mounted)
+    return machine.live and not at_home and all(disk.idle for disk in machine.disks)
+
+
 def _decide(machine: Machine, captured: Machine, wishes: Wishes, platform: Platform, units: int) -> Plan:
+    grade, reasons = choose_consistency(captured, wishes.consistency)
     return Plan(
         name=wishes.name or name_of(machine),
         source=wishes.source,
         machine=captured,
         disks=tuple(PlannedDisk(index, disk, disk.data_size) for index, disk in enumerate(captured.disks)),
-        nics=_nics(machine),
+        nics=guest_wishes.planned_nics(machine, wishes.macs),
         platform=platform,
         cpus=wishes.cpus or machine.cpus,
         memory=wishes.memory or machine.memory,
         firmware=machine.firmware,
         prove=wishes.prove,
         units=units,
-        consistency=Consistency.FUZZY if machine.live else Consistency.OFFLINE,
-        warnings=tuple(_warnings(machine, captured)),
+        consistency=grade,
+        warnings=(
+            *_warnings(machine, captured),
+            *guest_wishes.nic_warnings(machine, wishes.macs),
+            *_about_grade(grade, reasons),
+        ),
+        consistency_wish=wishes.consistency,
+        freeze_limit=wishes.freeze_limit,
+        clean_up=wishes.clean_up,
     )
+
+
+def _about_grade(grade: Consistency, reasons: tuple[str, ...]) -> Iterable[str]:
+    if grade is not Consistency.FUZZY:
+        return
+    yield (
+        "The machine runs while it is captured: files that change meanwhile may be in the copy as they "
+        "were at different moments, as after a power cut (consistency: fuzzy)"
+    )
+    if reasons:
+        yield f"The source cannot be held still: {'; '.join(reasons)}"
 
 
 def name_of(machine: Machine) -> str:
@@ -123,6 +161,8 @@ def _refuse_blockers(found: Iterable[Finding]) -> None:
 
 def _about_system(machine: Machine) -> list[Finding]:
     system = machine.os
+    if is_rescue(machine):
+        return []
     if system is None:
         known = any(finding.severity is Severity.BLOCKER for finding in machine.findings)
         none = Finding(
@@ -154,30 +194,34 @@ def _about_root(machine: Machine) -> list[Finding]:
     return [Finding(Severity.BLOCKER, message, "Choose its disk too with --disk")]
 
 
-def _nics(machine: Machine) -> tuple[PlannedNic, ...]:
-    """The cards of the machine; where they are not known, one with an address made from its identity."""
-    if machine.nics:
-        return tuple(PlannedNic(nic.mac, nic.name) for nic in machine.nics)
-    made = hashlib.sha256(machine.identity.encode()).hexdigest()
-    return (PlannedNic(":".join((QEMU_OUI, made[0:2], made[2:4], made[4:6]))),)
-
-
 def _warnings(machine: Machine, captured: Machine) -> Iterable[str]:
     for finding in machine.findings:
         if finding.severity is Severity.WARNING:
             yield f"{finding.message} ({finding.hint})" if finding.hint else finding.message
-    if machine.live:
+    if machine.os and machine.os.family == "generic":
+        yield f"{machine.os.name} is not a system that p2v knows: it is converted by what is found on it"
+    if is_rescue(captured):
         yield (
-            "The machine runs while it is captured: files that change meanwhile may be in the copy as they "
-            "were at different moments, as after a power cut (consistency: fuzzy)"
+            f"{machine.hostname} runs a rescue system{f' ({machine.os.name})' if machine.os else ''}: which "
+            "system is on its disks, and whether it can be converted, is seen after the capture"
         )
     for disk in machine.disks:
         if disk not in captured.disks:
             used = [part.mountpoint for part in disk.partitions if part.mountpoint]
             at = f", mounted at {', '.join(used)}" if used else ""
             yield f"{disk.path} is not captured{at}"
-    if not machine.nics:
-        yield "The network cards of the source are not known: the virtual machine gets one with a new MAC"
+
+
+def _grade_words(plan: Plan) -> str:
+    match plan.consistency:
+        case Consistency.OFFLINE:
+            return "offline: nobody uses the disks"
+        case Consistency.SNAPSHOT:
+            return "snapshot: of every mounted logical volume, removed afterwards"
+        case Consistency.FROZEN:
+            return f"frozen: filesystems stand still at the end, for {plan.freeze_limit:g} s at the most"
+        case grade:
+            return str(grade)
 
 
 def describe(plan: Plan, *, size: str) -> str:
@@ -189,9 +233,10 @@ def describe(plan: Plan, *, size: str) -> str:
         f"  to      {plan.platform.title}: {plan.platform.disk_bus} disks, {plan.platform.nic_model} network,"
         f" {plan.firmware.upper()} firmware, {plan.platform.image_format} images",
         f"  as      {plan.name}: {plan.cpus} CPU, {plan.memory // 2**20} MiB memory",
-        f"  reads   {size} of used blocks, consistency {plan.consistency}",
+        f"  reads   {size} of used blocks, consistency {_grade_words(plan)}",
         *(f"  disk {disk.index}  {_title(disk.disk)}, {disk.disk.size} bytes" for disk in plan.disks),
         *(f"  nic     {nic.mac} {nic.source_name}".rstrip() for nic in plan.nics),
+        *(f"  guest   {line}" for line in guest_wishes.words(plan.clean_up)),
         f"  proof   {'boots the result in isolation' if plan.prove else 'not asked for (--prove)'}",
         f"  license {plan.units} unit{'' if plan.units == 1 else 's'}",
         *(f"  warning {warning}" for warning in plan.warnings),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from conversions.network import configured_cards
 from p2v.accelerator import Accelerator
 from p2v.disk.device import BlockDevice
 from p2v.disk.extents import block_requests
@@ -14,6 +15,7 @@ from p2v.disk.used import DiskMap, disk_map, inspect_disk
 from p2v.errors import GuestError
 from p2v.guest import Access, GuestDisk, open_guest
 from p2v.guest_inspect import mount_root, operating_system
+from p2v.guest_unlock import Keys
 from p2v.model import Disk, Finding, ImageFormat, Machine, Severity
 from p2v.transports import Mount, Transport
 from p2v.ui import UI
@@ -82,6 +84,14 @@ def _about_disk(disk: Disk) -> list[Finding]:
                     "On the source: manage-bde -off C:",
                 )
             )
+        if kind == "crypto_LUKS":
+            findings.append(
+                Finding(
+                    Severity.WARNING,
+                    f"{name} is encrypted (LUKS): where the system is on it, its conversion needs the passphrase",
+                    "Put it into the first line of a file: --luks-key-file FILE",
+                )
+            )
         if kind == "swsuspend":
             findings.append(
                 Finding(
@@ -92,21 +102,26 @@ def _about_disk(disk: Disk) -> list[Finding]:
 
 
 def look_into_image(
-    machine: Machine, path: Path, image_format: ImageFormat, accelerator: Accelerator
+    machine: Machine,
+    path: Path,
+    image_format: ImageFormat,
+    accelerator: Accelerator,
+    keys: Keys | None = None,
 ) -> Machine:
     """What an image says of the system on it. A finding takes the place of a system that cannot be read."""
     try:
         with open_guest(
             [GuestDisk(path, image_format)], access=Access.READ_ONLY, accelerator=accelerator
         ) as guest:
-            mount_root(guest, machine=machine)
+            mount_root(guest, machine=machine, keys=keys)
             system = operating_system(guest)
+            nics = configured_cards(guest)
             name = guest.read("/etc/hostname", limit=4096) if guest.exists("/etc/hostname") else b""
     except GuestError as error:
         finding = Finding(Severity.BLOCKER, error.message, error.hint)
         return replace(machine, findings=(*machine.findings, finding))
     hostname = name.decode("utf-8", "replace").strip() or machine.hostname
-    return replace(machine, os=system, hostname=hostname)
+    return replace(machine, os=system, hostname=hostname, nics=nics)
 
 
 def estimate(transport: Transport, machine: Machine) -> Estimate | None:

@@ -11,13 +11,11 @@ from pydantic import TypeAdapter
 
 from p2v.doctor import Check, State
 from p2v.journal import RECEIPT, Journal
-from p2v.licensing.chain import LedgerEntry
-from p2v.licensing.ledger import LicenseStatus
 from p2v.model import Change, Disk, LicenseUse, Partition, Plan, Proof, Receipt
 from p2v.plan import describe
 from p2v.probe import Estimate, Scan
 from p2v.run import RunState, RunSummary
-from p2v.targets import TARGETS
+from p2v.targets import TARGETS, Option, target_of
 from p2v.ui import human_size, human_time
 
 LINE_LIMIT = 1000
@@ -30,8 +28,6 @@ _PROOF = TypeAdapter(Proof)
 _RUNS = TypeAdapter(tuple[RunSummary, ...])
 _JOURNAL = TypeAdapter(Journal)
 _CHECKS = TypeAdapter(tuple[Check, ...])
-_STATUS = TypeAdapter(LicenseStatus)
-_HISTORY = TypeAdapter(tuple[LedgerEntry, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +41,7 @@ class TargetRow:
     disks: str
     network: str
     firmware: tuple[str, ...]
+    options: tuple[Option, ...] = ()
 
 
 _TARGETS = TypeAdapter(tuple[TargetRow, ...])
@@ -150,12 +147,14 @@ def _receipt_lines(receipt: Receipt, directory: Path) -> Iterator[str]:
     yield f"{receipt.plan.machine.hostname} is now the virtual machine {receipt.vm.name} for {target}"
     for file in receipt.files:
         yield f"  image      {folder / file.path}  {human_size(file.size)}"
-    for config in sorted(folder.glob("*.xml")):
-        yield f"  config     {config}"
+    written_for = target_of(receipt.plan.platform)
+    for config in written_for.render(receipt.vm, folder.absolute()):
+        yield f"  config     {folder / config.name}"
+    yield f"  next       {shown(written_for.start(receipt.vm, folder))}"
     stats = receipt.capture
     copied = f"{human_size(stats.data_size)} of {human_size(stats.size)}"
     wire = f"{human_size(stats.wire_size)} on the wire, in {human_time(stats.seconds)}"
-    yield f"  copied     {copied}, {wire}; consistency {receipt.plan.consistency}"
+    yield f"  copied     {copied}, {wire}; consistency {_grade_words(receipt)}"
     for change in receipt.conversion.changes:
         yield _change_line(change)
     for warning in receipt.warnings:
@@ -165,6 +164,18 @@ def _receipt_lines(receipt: Receipt, directory: Path) -> Iterator[str]:
             f"  {line}" for line in proof_text(receipt.proof, directory / "proof" / target).splitlines()
         )
     yield f"  license    {_license_words(receipt.license)}"
+
+
+def _grade_words(receipt: Receipt) -> str:
+    """The grade that was reached, not the one that was planned."""
+    reached = receipt.capture.reached
+    if reached is None:
+        return str(receipt.plan.consistency)
+    count = len(reached.passes)
+    details = [f"{count} pass{'' if count == 1 else 'es'}"]
+    if reached.frozen_seconds:
+        details.append(f"filesystems frozen for {human_time(reached.frozen_seconds)}")
+    return f"{reached.grade} ({', '.join(details)})"
 
 
 def _change_line(change: Change) -> str:
@@ -232,11 +243,21 @@ def targets_json() -> str:
 
 
 def targets_text() -> str:
-    rows = [("TARGET", "HYPERVISOR", "IMAGE", "CONFIGURATION", "DISKS", "NETWORK", "FIRMWARE")]
+    rows = [("TARGET", "HYPERVISOR", "IMAGE", "CONFIGURATION", "DISKS", "NETWORK", "FIRMWARE", "OPTIONS")]
     for row in _target_rows():
-        firmware = ", ".join(row.firmware)
-        rows.append((row.name, row.title, row.image, row.configuration, row.disks, row.network, firmware))
-    return table(rows)
+        firmware, options = ", ".join(row.firmware), " ".join(option.key for option in row.options)
+        words = (row.name, row.title, row.image, row.configuration, row.disks, row.network, firmware, options)
+        rows.append(words)
+    return "\n".join([table(rows), "", *_option_lines()])
+
+
+def _option_lines() -> Iterator[str]:
+    """What each option can be; the usual value first."""
+    yield "Options, as --to TARGET:VALUE or --to TARGET:KEY=VALUE,…"
+    for row in _target_rows():
+        for option in row.options:
+            yield f"  {row.name} {option.key}={'|'.join(option.values)}"
+            yield f"      {option.meaning}"
 
 
 def _target_rows() -> Iterator[TargetRow]:
@@ -245,11 +266,12 @@ def _target_rows() -> Iterator[TargetRow]:
         yield TargetRow(
             name=name,
             title=platform.title,
-            image=platform.image_format,
+            image=platform.image_format.suffix,
             configuration=target.configuration,
             disks=platform.disk_bus,
             network=platform.nic_model,
             firmware=tuple(firmware.upper() for firmware in platform.firmwares),
+            options=target.options,
         )
 
 
@@ -265,29 +287,3 @@ def checks_text(checks: tuple[Check, ...]) -> str:
         if check.state is not State.OK and check.mend:
             lines.append(f"{'':8} {'':{width}}  → {check.mend}")
     return "\n".join(lines)
-
-
-def status_json(status: LicenseStatus) -> str:
-    return _json(_STATUS, status)
-
-
-def status_text(status: LicenseStatus) -> str:
-    lines = [
-        status.title,
-        f"{status.total} conversions: {status.used} used, {status.reserved} in progress, {status.left} left",
-    ]
-    return "\n".join(lines)
-
-
-def history_json(entries: tuple[LedgerEntry, ...]) -> str:
-    return _json(_HISTORY, entries)
-
-
-def history_text(entries: tuple[LedgerEntry, ...]) -> str:
-    rows = [("WHEN", "EVENT", "UNITS", "MACHINE", "BY", "RUN", "REASON")]
-    for entry in entries:
-        machine = shown(entry.title)
-        rows.append(
-            (entry.when, entry.event, str(entry.units), machine, entry.who, entry.run[:8], entry.reason)
-        )
-    return table(rows)

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,9 +20,11 @@ import drivers
 from p2v.atomic import write_atomically
 from p2v.errors import LicenseError, ProofFailed
 from p2v.guest import Access, GuestDisk, open_guest
-from p2v.guest_inspect import mount_root
+from p2v.guest_inspect import mount_root, operating_system
+from p2v.guest_unlock import Keys
+from p2v.guest_wishes import script_content
 from p2v.house import House, Source
-from p2v.job import Job
+from p2v.job import Job, chosen_clean_up
 from p2v.journal import CONVERSION, IMAGES, PROOF, read_note, to_json
 from p2v.licensing.ledger import Ledger, open_ledger
 from p2v.model import (
@@ -56,6 +58,7 @@ another.
 
 def plan(job: Job, source: Source, house: House, *, run: str = "") -> Plan:
     """Probe and decide; refuses what cannot work. `run` is the id of a run that is resumed."""
+    clean_up = chosen_clean_up(job)
     target = find_target(job.target)
     machine = look(job, source, house)
     with open_ledger(house.home) as ledger:
@@ -65,7 +68,10 @@ def plan(job: Job, source: Source, house: House, *, run: str = "") -> Plan:
             f"No conversion is left: {quote.left} of this license are free, {quote.units} needed",
             hint="See: p2v license show",
         )
-    wishes = Wishes(job.source, job.name, job.disks, job.cpus, job.memory, job.prove)
+    wishes = Wishes(
+        job.source, job.name, job.disks, job.cpus, job.memory, job.prove, job.consistency, job.freeze_limit,
+        clean_up, job.mac,
+    )  # fmt: skip
     return make_plan(machine, wishes, target.platform, units=quote.units, check=target.check)
 
 
@@ -77,7 +83,8 @@ def look(job: Job, source: Source, house: House) -> Machine:
         return machine
     path = Path(job.source.removeprefix("file://"))
     with house.ui.phase("Looking into the image"):
-        return look_into_image(machine, path, image_format(path), house.accelerator().accelerator)
+        accelerator = house.accelerator().accelerator
+        return look_into_image(machine, path, image_format(path), accelerator, source.keys)
 
 
 def order(plan: Plan) -> tuple[str, ...]:
@@ -127,7 +134,9 @@ def _overlay(run: Run, plan: Plan, index: int) -> Path:
     return _work(run, plan) / f"disk{index}.overlay.qcow2"
 
 
-def convert(run: Run, plan: Plan, images: Sequence[Image], house: House) -> Conversion:
+def convert(
+    run: Run, plan: Plan, images: Sequence[Image], house: House, keys: Keys | None = None
+) -> Conversion:
     """Change the guest in overlays; the capture is never written, so that a failure needs no recapture."""
     note = run.vm_dir(plan.platform.name) / "conversion.json"
     if run.done("convert"):
@@ -137,7 +146,7 @@ def convert(run: Run, plan: Plan, images: Sequence[Image], house: House) -> Conv
     for image, overlay in zip(images, overlays, strict=True):
         make_overlay(run.path / image.path, overlay)
     with house.ui.phase("Converting the guest"):
-        conversion = _convert_guest(plan, overlays, house)
+        conversion = _convert_guest(plan, overlays, house, keys)
     content = to_json(CONVERSION, conversion)
     write_atomically(note, content)
     for warning in conversion.warnings:
@@ -146,19 +155,24 @@ def convert(run: Run, plan: Plan, images: Sequence[Image], house: House) -> Conv
     return conversion
 
 
-def _convert_guest(plan: Plan, overlays: Sequence[Path], house: House) -> Conversion:
+def _convert_guest(plan: Plan, overlays: Sequence[Path], house: House, keys: Keys | None) -> Conversion:
     disks = [GuestDisk(overlay, ImageFormat.QCOW2) for overlay in overlays]
     accelerator = house.accelerator().accelerator
     with open_guest(disks, access=Access.READ_WRITE, accelerator=accelerator) as guest:
-        mount_root(guest, machine=plan.machine)
-        return conversions.convert(
+        root = mount_root(guest, machine=plan.machine, keys=keys)
+        # A rescue system could not say which system is on the disks.
+        machine = replace(plan.machine, os=plan.machine.os or operating_system(guest))
+        conversion = conversions.convert(
             guest,
-            plan.machine,
+            machine,
             nics=plan.nics,
             firmware=plan.firmware,
             platform=plan.platform,
             pack=drivers.pack(plan.platform.driver_pack),
+            clean_up=plan.clean_up,
+            first_boot=script_content(plan.clean_up),
         )
+    return replace(conversion, warnings=(*root.warnings, *conversion.warnings))
 
 
 def describe(run: Run, plan: Plan, conversion: Conversion) -> VirtualMachine:
@@ -270,5 +284,5 @@ def receipt(run: Run, plan: Plan, made: Made) -> Receipt:
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         steps=run.steps,
         proof=made.proof,
-        warnings=(*plan.warnings, *made.conversion.warnings),
+        warnings=(*plan.warnings, *made.stats.warnings, *made.conversion.warnings),
     )

@@ -20,7 +20,7 @@ from p2v.journal import (
     read_receipt_text,
     to_json,
 )
-from p2v.model import Consistency, Disk, Firmware, Nic, Plan, Receipt, Step
+from p2v.model import Disk, Firmware, Nic, Plan, Receipt, Step
 from tests.plans import make_journal, make_plan
 
 st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))
@@ -126,14 +126,13 @@ def test_a_changed_plan_is_named_field_by_field() -> None:
     )
 
 
-@pytest.mark.parametrize("field", ["name", "cpus", "prove", "consistency", "platform"])
+@pytest.mark.parametrize("field", ["name", "cpus", "prove", "platform"])
 def test_each_decision_of_a_plan_counts(field: str) -> None:
     old = make_plan()
     other = {
         "name": "x",
         "cpus": 9,
         "prove": False,
-        "consistency": Consistency.FUZZY,
         "platform": replace(old.platform, name="x"),
     }[field]
     found = differences(old, replace(old, **{field: other}))  # type: ignore[arg-type]

@@ -12,18 +12,29 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
     {"p2v.model", "p2v.errors"},
-    {"p2v.ui", "p2v.command", "p2v.atomic", "p2v.log", "p2v.journal"},
+    {
+        "p2v.guest_wishes", "p2v.grades", "p2v.ui", "p2v.command", "p2v.atomic", "p2v.log", "p2v.journal",
+        "p2v.retry",
+    },
     {"p2v.disk", "drivers", "conversions", "p2v.accelerator"},
     {
         "p2v.plan", "p2v.transports", "p2v.targets", "p2v.guest", "p2v.proof", "p2v.run", "p2v.licensing",
-        "p2v.job",
+        "p2v.job", "p2v.vsphere",
     },
-    {"p2v.guest_inspect"},
-    {"p2v.house", "p2v.probe"},
-    {"p2v.rooms", "p2v.capture"},
+    {"p2v.guest_mounts"},
+    {"p2v.guest_unlock"},
+    {"p2v.guest_inspect", "p2v.rediscovery"},
+    {"p2v.house", "p2v.probe", "p2v.parallel"},
+    {"p2v.passes"},
+    {"p2v.window"},
+    {"p2v.from_snapshots"},
+    {"p2v.live"},
+    {"p2v.rooms", "p2v.capture", "p2v.licenses"},
     {"p2v.pipeline"},
-    {"p2v.doctor"},
+    {"p2v.doctor", "p2v.options"},
     {"p2v.report"},
+    {"p2v.license_report"},
+    {"p2v.license_cli"},
     {"p2v.cli"},
     {"p2v.__main__"},
 )  # fmt: skip
@@ -37,17 +48,21 @@ ALLOWED_NEIGHBOURS = {
 ONLY = {
     "conversions": {"conversions", "drivers", "p2v.model", "p2v.errors"},
     "drivers": {"drivers", "p2v.model", "p2v.errors"},
-    "p2v.plan": {"p2v.model", "p2v.errors"},
+    "p2v.plan": {"p2v.model", "p2v.errors", "p2v.guest_wishes", "p2v.grades"},
     "p2v.model": set[str](),
 }
 
 DOORS = {
     "guestfs": {"p2v/guest.py", "p2v/doctor.py"},
     "hivex": {"p2v/guest.py"},
-    "subprocess": {"p2v/command.py", "p2v/transports/remote_reader.py"},
+    "subprocess": {
+        "p2v/command.py",
+        "p2v/transports/remote_inventory.py",
+        "p2v/transports/remote_snapshots.py",
+    },
     "tqdm": {"p2v/ui.py"},
 }
-"""Who may import what the project has one door to. The remote reader runs on another machine."""
+"""Who may import what the project has one door to. The remote scripts run on another machine."""
 
 
 def sources() -> list[Path]:

@@ -9,12 +9,14 @@ import pytest
 from p2v.errors import PlanRefused
 from p2v.model import (
     Consistency,
+    ConsistencyWish,
     Disk,
     Filesystem,
     Finding,
     Firmware,
     GiB,
     Machine,
+    MountedFilesystem,
     Nic,
     OperatingSystem,
     Partition,
@@ -52,8 +54,7 @@ def test_as_the_machine_is() -> None:
         (1, "S2", 2 * GiB),
     ]
     assert [(nic.mac, nic.source_name) for nic in plan.nics] == [("00:11:22:33:44:55", "eno1")]
-    assert plan.consistency is Consistency.FUZZY
-    assert any("runs while it is captured" in warning for warning in plan.warnings)
+    assert (plan.consistency, plan.warnings) == (Consistency.FROZEN, ())
 
 
 def test_as_the_user_wishes() -> None:
@@ -138,7 +139,7 @@ def test_names_are_safe(hostname: str, name: str) -> None:
 
 
 def test_the_printed_plan_says_what_matters() -> None:
-    text = describe(plan_for(prove=True), size="3.0 GiB")
+    text = describe(plan_for(prove=True, consistency=ConsistencyWish.FUZZY), size="3.0 GiB")
     for words in (
         "web01",
         "KVM / libvirt",
@@ -150,6 +151,71 @@ def test_the_printed_plan_says_what_matters() -> None:
         "warning",
     ):
         assert words in text
+
+
+EXT4 = MountedFilesystem("/", "ext4", ("/dev/sda",), start=2**20, length=3 * GiB)
+ESP = MountedFilesystem("/boot/efi", "vfat", ("/dev/sda",), start=2**30, length=2**29)
+FUSE = MountedFilesystem("/backup", "fuseblk", ("/dev/sdb",), start=2**20, length=GiB)
+ZFS = replace(SDA, unknown_users=("/dev/sda3",))
+
+
+@pytest.mark.parametrize(
+    ("machine", "wish", "grade"),
+    [
+        (MACHINE, "auto", Consistency.FROZEN),
+        (MACHINE, "freeze", Consistency.FROZEN),
+        (MACHINE, "fuzzy", Consistency.FUZZY),
+        (replace(MACHINE, mounted=(EXT4, ESP)), "auto", Consistency.FROZEN),
+        (replace(MACHINE, mounted=(EXT4, FUSE)), "auto", Consistency.FUZZY),
+        (replace(MACHINE, mounted=(replace(ESP, length=0),)), "auto", Consistency.FUZZY),
+        (replace(MACHINE, disks=(ZFS,)), "auto", Consistency.FUZZY),
+        (replace(MACHINE, disks=(replace(SDA, idle=True),)), "freeze", Consistency.OFFLINE),
+        (replace(MACHINE, disks=(replace(SDA, idle=True), SDB)), "auto", Consistency.FROZEN),
+        (replace(MACHINE, live=False), "snapshot", Consistency.OFFLINE),
+    ],
+    ids=[
+        "running",
+        "frozen as asked",
+        "as it is",
+        "an ESP is read twice",
+        "one that nobody can freeze",
+        "an ESP on an array",
+        "an unknown user",
+        "nobody uses the disk",
+        "somebody uses one of the disks",
+        "an image",
+    ],
+)
+def test_the_best_grade(machine: Machine, wish: str, grade: Consistency) -> None:
+    plan = plan_for(machine, consistency=ConsistencyWish(wish))
+    assert plan.consistency is grade
+    fuzzy = [warning for warning in plan.warnings if "consistency: fuzzy" in warning]
+    assert bool(fuzzy) == (grade is Consistency.FUZZY)
+
+
+def test_a_freeze_that_cannot_be_is_refused_with_what_is_in_its_way() -> None:
+    with pytest.raises(PlanRefused, match="/backup is fuseblk") as refused:
+        plan_for(replace(MACHINE, mounted=(EXT4, FUSE)), consistency=ConsistencyWish.FREEZE)
+    assert "--consistency auto" in refused.value.hint
+    # What is on other disks does not matter.
+    assert (
+        plan_for(
+            replace(MACHINE, mounted=(EXT4, FUSE)), consistency=ConsistencyWish.FREEZE, disks=("S1",)
+        ).consistency
+        is Consistency.FROZEN
+    )
+
+
+def test_a_rescue_system_is_offline_and_not_what_is_converted() -> None:
+    idle = tuple(replace(disk, idle=True) for disk in (SDA, SDB))
+    rescue = replace(MACHINE, disks=idle, os=replace(DEBIAN, family="", name="SystemRescue 11"))
+    plan = plan_for(rescue)
+    assert (plan.consistency, plan.machine.os) == (Consistency.OFFLINE, None)
+    assert any("SystemRescue 11" in warning for warning in plan.warnings)
+    # An idle data disk of a system that runs from another disk of the same machine is no such thing.
+    home = replace(rescue, disks=(SDA, idle[1]), mounted=(EXT4,))
+    with pytest.raises(PlanRefused, match="SystemRescue 11 is not a system"):
+        plan_for(home, disks=("S2",))
 
 
 def test_identity_is_the_hardware_else_the_disks() -> None:

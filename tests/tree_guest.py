@@ -73,7 +73,9 @@ class TreeGuest:
         self.host(path).mkdir(parents=True, exist_ok=True)
 
     def remove(self, path: str) -> None:
-        self.host(path).unlink(missing_ok=True)
+        """Of a symbolic link, the link; links among the folders are followed."""
+        folder, name = posixpath.split(path)
+        (self.host(folder) / name).unlink(missing_ok=True)
 
     def glob(self, pattern: str) -> list[str]:
         """As a shell: `*` stays within one folder, and does not match a leading dot."""

@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -59,13 +59,15 @@ class ImageFiles:
 class Captured:
     """What a capture left behind: digests, counters, and the blocks that were read back and are right.
 
-    `moved_size` is the bytes of used blocks that were not there already.
+    `moved_size` is the bytes of used blocks that were not there already, `seen` what this process has looked
+    at, so that the table holds for it.
     """
 
     table: DigestTable
     right: BlockSet
     stats: CaptureStats
     moved_size: int
+    seen: BlockSet
 
 
 def capture_disk(
@@ -86,13 +88,15 @@ def capture_disk(
     """
     started = time.monotonic()
     table, right = DigestTable(device.size), BlockSet(device.size)
+    seen = BlockSet(device.size)
+    seen.add_range(0, device.size)
     if within is not None:
-        _take_over(former, within, table, right)
+        seen = _take_over(former, within, table, right)
     with open_image(files.partial_image, device.size) as image:
         kept = _kept_blocks(device, image, used, Known(files.journal, former, within), progress)
         for index, digest in kept.items():
             table[index] = digest
-            if former is None or index in former.right:
+            if former is None or index not in former.seen or index in former.right:
                 right.add(index)
         _drop_stale(image, used, files.journal, within)
         wanted = partial(_requests, used, table.size, within)
@@ -103,18 +107,22 @@ def capture_disk(
         with disk_errors(files.partial_image):
             os.fsync(image.handle)
     stats = CaptureStats(table.size, extents.total(used), wire, reused, time.monotonic() - started)
-    return Captured(table, right, stats, sum(request.data_size for request in wanted()) - reused)
+    moved = sum(request.data_size for request in wanted()) - reused
+    return Captured(table, right, stats, moved, seen)
 
 
-def _take_over(former: Captured | None, within: BlockSet, table: DigestTable, right: BlockSet) -> None:
-    """Outside of the blocks that are looked at, everything is as it was."""
-    if former is None:
-        return
+def _take_over(former: Captured | None, within: BlockSet, table: DigestTable, right: BlockSet) -> BlockSet:
+    """Outside of the blocks that are looked at, everything is as it was; returns what is known then."""
+    seen = BlockSet(table.size)
     for index in range(digests.block_count(table.size)):
-        if index not in within:
+        if index in within:
+            seen.add(index)
+        elif former is not None and index in former.seen:
+            seen.add(index)
             table[index] = former.table[index]
             if index in former.right:
                 right.add(index)
+    return seen
 
 
 def _requests(used: Iterable[Extent], size: int, within: BlockSet | None = None) -> Iterator[BlockRequest]:
@@ -133,16 +141,19 @@ class Known:
 
     @contextmanager
     def blocks(
-        self, image: ImageFile, written: Iterable[int], size: int
+        self, image: ImageFile, written: Collection[int], size: int
     ) -> Iterator[Iterator[tuple[int, bytes]]]:
         """Of these blocks each one and its digest, as the image really has it."""
-        if self.former is not None:
-            table = self.former.table
-            yield ((index, table[index]) for index in written)
-            return
         recorded = digests.read_journal(self.journal, size)
-        with closing(ImageDigests(image, size).of_blocks(written)) as here:
-            yield ((index, digest) for index, digest in here if digest == recorded[index])
+        seen = self.former.seen if self.former else BlockSet(size)
+        unknown = [index for index in written if index not in seen]
+        with closing(ImageDigests(image, size).of_blocks(unknown)) as here:
+            right = ((index, digest) for index, digest in here if digest == recorded[index])
+            yield itertools.chain(self._believed(written, seen), right)
+
+    def _believed(self, written: Iterable[int], seen: BlockSet) -> Iterator[tuple[int, bytes]]:
+        if self.former is not None:
+            yield from ((index, self.former.table[index]) for index in written if index in seen)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,10 @@ A `BlockDevice` that knows nothing else can still be copied whole; a used-block 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import mmap
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,11 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from p2v.errors import TransportError
+from p2v.errors import ReadError, TransportError
 from p2v.model import BLOCK_SIZE
 
 ALIGNMENT = 4096
 """Extents are rounded outwards to this many bytes: direct reads want it, and no filesystem here is finer."""
+
+READ_ERRORS = frozenset(
+    {errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ, errno.EBADMSG, errno.ETIMEDOUT}
+)
+"""How Linux says that a disk has the sector but cannot read it (block/blk-core.c, `blk_errors`): a bad medium
+is EIO through the page cache, and ENODATA to a direct read.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +147,36 @@ class FileDevice(PlainReads):
 
     def _read_once(self, offset: int, length: int) -> bytes:
         try:
-            piece = os.pread(self._handle, length, offset)
+            piece = self._pread(offset, length)
         except OSError as error:
-            raise TransportError(f"{self._name}: cannot read at byte {offset}: {error.strerror}") from error
+            message = f"{self._name}: cannot read at byte {offset}: {error.strerror}"
+            if error.errno in READ_ERRORS:
+                raise ReadError(message, offset=offset) from error
+            raise TransportError(message) from error
         if not piece:
             raise TransportError(f"{self._name} ends at byte {offset}, before its size of {self._size}")
         return piece
+
+    def _pread(self, offset: int, length: int) -> bytes:
+        try:
+            return os.pread(self._handle, length, offset)
+        except OSError as error:
+            # The page cache reads much more than was asked for, and fails as a whole.
+            if error.errno not in READ_ERRORS or (offset | length) % self._sector_size:
+                raise
+            with contextlib.suppress(OSError):
+                return _read_past_cache(self._handle, offset, length)
+            raise
+
+
+def _read_past_cache(handle: int, offset: int, length: int) -> bytes:
+    direct = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    try:
+        with mmap.mmap(-1, length) as page:
+            done = os.preadv(direct, [page], offset)
+            return page[:done]
+    finally:
+        os.close(direct)
 
 
 def _read_block(device: PlainReads, request: BlockRequest) -> tuple[bytes, bytes]:

@@ -164,6 +164,8 @@ def _gpt_at(device: BlockDevice, lba: int) -> Table | None:
         return None
     if not 1 <= count <= MAX_GPT_ENTRIES or size not in (128, 256, 512, 1024):
         raise TableDamaged(f"GPT with {count} entries of {size} bytes")
+    if at * sector + count * size > device.size:
+        return None
     entries = device.read(at * sector, count * size)
     if zlib.crc32(entries) != entries_crc:
         return None

@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from p2v.disk.device import BlockDevice, PlainReads
-from p2v.errors import TransportError
+from p2v.disk.device import READ_ERRORS, BlockDevice, PlainReads
+from p2v.errors import ReadError, TransportError
 from p2v.model import MiB
 
 LARGEST_READ = 16 * MiB
@@ -42,7 +42,10 @@ class NbdDevice(PlainReads):
         try:
             return bytes(self._handle.pread(length, offset))
         except Exception as error:  # nbd.Error is made by the extension and has no base class of its own
-            raise TransportError(f"Cannot read the image at byte {offset}: {error}") from error
+            message = f"Cannot read the image at byte {offset}: {error}"
+            if getattr(error, "errnum", None) in READ_ERRORS:
+                raise ReadError(message, offset=offset) from error
+            raise TransportError(message) from error
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from p2v.disk import extents, layout, superblock
 from p2v.disk.device import BlockDevice
-from p2v.disk.maps import used_map
+from p2v.disk.maps import UsedMap, used_map
+from p2v.errors import ReadError
 from p2v.model import Disk, Extent, Filesystem, MiB, Partition, TableKind
 
 BOOT_GAP = 16 * MiB
@@ -34,10 +35,10 @@ def inspect_disk(device: BlockDevice, disk: Disk) -> Disk:
     """The disk with its table, partitions and filesystems as they stand on it. Raises TransportError."""
     try:
         table = layout.read_table(device)
-    except layout.TableDamaged:
+        whole = superblock.identify(device, 0, device.size)
+    except (layout.TableDamaged, ReadError):
         return replace(disk, table=TableKind.NONE)
     partitions = tuple(_inspect_partition(device, partition) for partition in table.partitions)
-    whole = superblock.identify(device, 0, device.size)
     if table.kind is not TableKind.NONE and not _is_member(whole):
         whole = None
     return replace(disk, table=table.kind, table_id=table.id, partitions=partitions, filesystem=whole)
@@ -49,21 +50,34 @@ def _is_member(filesystem: Filesystem | None) -> bool:
 
 
 def _inspect_partition(device: BlockDevice, partition: Partition) -> Partition:
-    return replace(partition, filesystem=superblock.identify(device, partition.start, partition.length))
+    try:
+        filesystem = superblock.identify(device, partition.start, partition.length)
+    except ReadError:
+        filesystem = None
+    return replace(partition, filesystem=filesystem)
 
 
 def disk_map(device: BlockDevice, disk: Disk) -> DiskMap:
     """Everything of the disk that must be copied. Raises TransportError."""
     try:
         table = layout.read_table(device)
-    except layout.TableDamaged as error:
+        whole = superblock.identify(device, 0, device.size)
+    except (layout.TableDamaged, ReadError) as error:
         everything = (Extent(0, device.size),)
         return DiskMap(everything, (f"{disk.path}: {error}; the whole disk is copied",))
-    whole = superblock.identify(device, 0, device.size)
     if table.kind is TableKind.NONE or _is_member(whole):
         found = used_map(device, 0, device.size, whole, name=disk.path)
         return DiskMap(tuple(extents.normalise(found.extents, size=device.size)), found.warnings)
     return _partitioned(device, disk, table)
+
+
+def _partition_map(device: BlockDevice, partition: Partition, name: str) -> UsedMap:
+    try:
+        filesystem = superblock.identify(device, partition.start, partition.length)
+    except ReadError as error:
+        everything = (Extent(partition.start, partition.length),)
+        return UsedMap(everything, (f"{name}: {error.message}; all of it is copied",))
+    return used_map(device, partition.start, partition.length, filesystem, name=name)
 
 
 def _partitioned(device: BlockDevice, disk: Disk, table: layout.Table) -> DiskMap:
@@ -72,9 +86,7 @@ def _partitioned(device: BlockDevice, disk: Disk, table: layout.Table) -> DiskMa
     parts += [Extent(start, length) for start, length in table.metadata]
     warnings: list[str] = []
     for partition in table.partitions:
-        filesystem = superblock.identify(device, partition.start, partition.length)
-        name = f"{disk.path} partition {partition.number}"
-        found = used_map(device, partition.start, partition.length, filesystem, name=name)
+        found = _partition_map(device, partition, f"{disk.path} partition {partition.number}")
         parts += found.extents
         warnings += found.warnings
     inside = [Extent(max(part.start, 0), part.end - max(part.start, 0)) for part in parts]

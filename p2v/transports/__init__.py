@@ -7,12 +7,45 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from p2v.errors import UsageError
-from p2v.transports.base import Mount, Survey, Took, Transport
+from p2v.transports.base import (
+    Composable,
+    Frozen,
+    Guard,
+    Mount,
+    Piece,
+    SnapshotKeeper,
+    Snapshots,
+    SnapshotSize,
+    Survey,
+    Thawed,
+    Took,
+    Transport,
+    Usage,
+    Volumes,
+)
 from p2v.transports.image import open_image_source
 from p2v.transports.ssh import open_ssh
 from p2v.transports.ssh_session import HostKeyPolicy, SshOptions, parse_address
 
-__all__ = ["TRANSPORTS", "HostKeyPolicy", "Mount", "SshOptions", "Survey", "Transport", "open_transport"]
+__all__ = [
+    "TRANSPORTS",
+    "Composable",
+    "Frozen",
+    "Guard",
+    "HostKeyPolicy",
+    "Mount",
+    "Piece",
+    "SnapshotKeeper",
+    "SnapshotSize",
+    "Snapshots",
+    "SshOptions",
+    "Survey",
+    "Thawed",
+    "Transport",
+    "Usage",
+    "Volumes",
+    "open_transport",
+]
 
 Opener = Callable[[str, SshOptions, Took | None], AbstractContextManager[Transport]]
 

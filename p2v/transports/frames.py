@@ -6,8 +6,10 @@ test compares the two. Everything that arrives is hostile: sizes are checked bef
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -31,9 +33,9 @@ class Op(IntEnum):
     OPEN = 1
     READ = 2
     HASH = 3
-    INVENTORY = 4
     SYNC = 5
     QUIT = 6
+    COMPOSE = 7
 
 
 class Status(IntEnum):
@@ -78,6 +80,14 @@ def pack_request(
 def pack_open(tag: int, path: str) -> bytes:
     name = path.encode("utf-8", "surrogateescape")
     return REQUEST.pack(Op.OPEN, tag, 0, 0, len(name), 0) + name
+
+
+def pack_compose(tag: int, path: str, pieces: Sequence[tuple[int, int, str, int]]) -> bytes:
+    """`pieces` are (start, length, path of another device, offset there) in bytes."""
+    words = json.dumps([path, pieces]).encode()
+    if len(words) > MAX_LENGTH:
+        raise TransportError(f"{path} is made of too many pieces to be read with its snapshots")
+    return REQUEST.pack(Op.COMPOSE, tag, 0, 0, len(words), 0) + words
 
 
 def parse_response(head: bytes, *, limit: int) -> Response:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ from p2v.disk.device import BlockDevice, open_file_device
 from p2v.disk.nbd import open_nbd_device
 from p2v.errors import TransportError, UsageError
 from p2v.model import Disk, Firmware, GiB, ImageFormat, Machine, Partition, TableKind
-from p2v.transports.base import Survey
+from p2v.transports.base import Guard, SnapshotKeeper, Survey
 
 DEFAULT_CPUS = 2
 DEFAULT_MEMORY = 2 * GiB
@@ -36,6 +36,8 @@ class ImageTransport:
         self._path = path
         self._format = image_format
         self._sector_size = sector_size
+
+    boot_id = ""
 
     def survey(self) -> Survey:
         with self._open() as device:
@@ -56,6 +58,17 @@ class ImageTransport:
     def open_disk(self, disk: Disk) -> Iterator[BlockDevice]:
         with self._open() as device:
             yield device
+
+    @contextmanager
+    def open_disks(self, disks: Sequence[Disk]) -> Iterator[tuple[BlockDevice, ...]]:
+        with ExitStack() as stack:
+            yield tuple(stack.enter_context(self.open_disk(disk)) for disk in disks)
+
+    def open_guard(self) -> AbstractContextManager[Guard]:
+        raise TransportError(f"{self._path} is an image: nothing on it runs")
+
+    def open_snapshots(self) -> AbstractContextManager[SnapshotKeeper]:
+        raise TransportError(f"{self._path} is an image: nothing on it runs")
 
     @contextmanager
     def _open(self) -> Iterator[BlockDevice]:

@@ -1,4 +1,4 @@
-"""The JSON that the remote reader answers for an inventory, checked and turned into a `Machine`."""
+"""The JSON that `remote_inventory.py` answers, checked and turned into a `Machine`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from conversions.os_release import read_os_release
+from conversions.os_release import OS_RELEASE, identify
 from p2v.errors import TransportError
 from p2v.model import Disk, Firmware, Machine, MiB, Nic, OperatingSystem
 from p2v.transports.base import Mount, Survey
@@ -55,7 +55,9 @@ class Facts(_Strict):
     memory: int = Field(ge=1)
     uefi: bool
     os_release: str
+    old_releases: dict[str, str] = Field(default={}, max_length=64)
     machine_id: str
+    boot_id: str = ""
     vendor: str
     product: str
     uuid: str
@@ -77,7 +79,7 @@ def parse_inventory(answer: dict[str, object]) -> Survey:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise TransportError(f"The source's inventory is not usable: {where}: {first['msg']}") from error
-    return Survey(_machine(facts), tuple(_mounts(facts)))
+    return Survey(_machine(facts), tuple(_mounts(facts)), facts.boot_id)
 
 
 def _machine(facts: Facts) -> Machine:
@@ -99,7 +101,10 @@ def _machine(facts: Facts) -> Machine:
 
 
 def _system(facts: Facts) -> OperatingSystem | None:
-    return read_os_release(facts.os_release, architecture=facts.architecture, machine_id=facts.machine_id)
+    texts = {**facts.old_releases, OS_RELEASE[0]: facts.os_release}
+    return identify(
+        lambda path: texts.get(path, ""), architecture=facts.architecture, machine_id=facts.machine_id
+    )
 
 
 def _disk(facts: _DiskFacts) -> Disk:

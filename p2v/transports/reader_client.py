@@ -10,10 +10,11 @@ from itertools import count
 from typing import Protocol
 
 from p2v.disk.device import BlockData, BlockRequest
-from p2v.disk.image_file import page_buffer
-from p2v.errors import TransportError
-from p2v.model import MiB
+from p2v.disk.image_file import PagePool
+from p2v.errors import ReadError, TransportError
+from p2v.model import BLOCK_SIZE, MiB
 from p2v.transports import frames
+from p2v.transports.base import Piece
 from p2v.transports.frames import Codec, Op, Response, Status
 
 IN_FLIGHT = 128
@@ -50,6 +51,7 @@ class ReaderClient:
         self._line = line
         self._took = took
         self._tags = count(1)
+        self._pages = PagePool(BLOCK_SIZE)
         self._owed: deque[int] = deque()
 
     def hello(self) -> dict[str, object]:
@@ -67,14 +69,19 @@ class ReaderClient:
 
     def open(self, path: str) -> tuple[int, int]:
         """Open a disk over there: (its number, its size in bytes)."""
-        answer = self._ask_json(lambda tag: frames.pack_open(tag, path))
+        return self._opened(path, lambda tag: frames.pack_open(tag, path))
+
+    def compose(self, path: str, pieces: Sequence[Piece]) -> tuple[int, int]:
+        """Open a disk of which some pieces are read from other devices: (its number, its size in bytes)."""
+        words = [(piece.start, piece.length, piece.path, piece.offset) for piece in pieces]
+        return self._opened(path, lambda tag: frames.pack_compose(tag, path, words))
+
+    def _opened(self, path: str, pack: Callable[[int], bytes]) -> tuple[int, int]:
+        answer = self._ask_json(pack)
         disk, size = answer.get("disk"), answer.get("size")
         if not isinstance(disk, int) or not isinstance(size, int) or size <= 0:
             raise TransportError(f"The source cannot say how large {path} is")
         return disk, size
-
-    def inventory(self) -> dict[str, object]:
-        return self._ask_json(lambda tag: frames.pack_request(Op.INVENTORY, tag))
 
     def sync(self) -> None:
         """Have the source write out what its filesystems hold in memory."""
@@ -165,8 +172,10 @@ class ReaderClient:
         if response.status is Status.OK:
             return payload
         said = bytes(payload[:500]).decode("utf-8", "replace")
-        what = "read" if response.status is Status.READ_ERROR else "serve"
-        raise TransportError(f"The source could not {what} the disk at byte {request.offset}: {said}")
+        if response.status is Status.READ_ERROR:
+            message = f"The source could not read the disk at byte {request.offset}: {said}"
+            raise ReadError(message, offset=request.offset)
+        raise TransportError(f"The source could not serve the disk at byte {request.offset}: {said}")
 
     def _ask_json(self, pack: Callable[[int], bytes]) -> dict[str, object]:
         self._settle()
@@ -197,7 +206,7 @@ class ReaderClient:
 
     def _view(self, size: int) -> memoryview:
         """Data of blocks starts on a page, so that it can be written past the page cache."""
-        view = page_buffer(size) if size >= PAGED else memoryview(bytearray(size))
+        view = self._pages.take(size) if size >= PAGED else memoryview(bytearray(size))
         self._line.readinto(view)
         if self._took is not None:
             self._took(size)
@@ -211,12 +220,26 @@ def _plain_request(offset: int, length: int) -> BlockRequest:
 class RemoteDisk:
     """A disk of the source as a `BlockDevice`."""
 
-    def __init__(self, client: ReaderClient, path: str, *, sector_size: int, live: bool) -> None:
+    def __init__(
+        self,
+        client: ReaderClient,
+        path: str,
+        *,
+        sector_size: int,
+        live: bool,
+        pieces: Sequence[Piece] | None = None,
+    ) -> None:
         self._client = client
         self._path = path
         self._sector_size = sector_size
         self._live = live
-        self._disk, self._size = client.open(path)
+        self._disk, self._size = client.open(path) if pieces is None else client.compose(path, pieces)
+
+    def composed(self, pieces: Sequence[Piece]) -> RemoteDisk:
+        """The same disk, with these pieces of it taken from other devices."""
+        return RemoteDisk(
+            self._client, self._path, sector_size=self._sector_size, live=self._live, pieces=pieces
+        )
 
     @property
     def size(self) -> int:

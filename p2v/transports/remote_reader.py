@@ -6,7 +6,8 @@ told to quit or the line ends; `p2v/transports/frames.py` holds the same table f
 compares the two.
 
 Request   !BIHQII  op, tag, disk, offset (bytes), length (bytes), count; then `count` pairs !II (start in the
-                   block, length), or for OPEN `length` bytes of path.
+                   block, length), or for OPEN `length` bytes of path, for COMPOSE as many of JSON: the path
+                   of a disk, and a list of (start, length, other path, offset there) that are read instead.
 Response  !BIBII32s  status, tag, codec, raw size, payload size, SHA-256; then the payload.
 READ      payload = the bytes of the pairs, one after the other; digest = SHA-256 of the whole block, in which
           everything outside the pairs is zero.
@@ -17,6 +18,7 @@ HASH      the digest alone.
 Answers come in the order of the requests. A handful of buffers goes round: memory does not grow.
 """
 
+import bisect
 import collections.abc
 import errno
 import hashlib
@@ -25,9 +27,8 @@ import json
 import mmap
 import os
 import queue
-import socket
+import stat
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -37,12 +38,11 @@ MAGIC = b"\x00P2V1\x00"
 REQUEST = struct.Struct("!BIHQII")
 PAIR = struct.Struct("!II")
 RESPONSE = struct.Struct("!BIBII32s")
-OP_OPEN, OP_READ, OP_HASH, OP_INVENTORY, OP_SYNC, OP_QUIT = 1, 2, 3, 4, 5, 6
+OP_OPEN, OP_READ, OP_HASH, OP_SYNC, OP_QUIT, OP_COMPOSE = 1, 2, 3, 5, 6, 7
 STATUS_OK, STATUS_ERROR, STATUS_READ_ERROR = 0, 1, 2
 CODEC_NONE, CODEC_ZLIB, CODEC_ZERO, CODEC_ZSTD = 0, 1, 2, 3
 MAX_LENGTH = 16 * 1024 * 1024
 MAX_COUNT = 65536
-TEXT_LIMIT = 65536
 NO_DIGEST = b"\x00" * 32
 ZEROS = bytearray(1024 * 1024)
 WHOLE = {len(ZEROS): ZEROS, 65536: ZEROS[:65536]}
@@ -54,6 +54,8 @@ BUFFERS = WORKERS + 4
 SAMPLE = 131072
 TRIAL_EVERY = 32
 PIECE = 65536
+# How Linux says that a sector is there and cannot be read; a bad medium is ENODATA to a direct read.
+READ_ERRORS = (errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ, errno.EBADMSG, errno.ETIMEDOUT)
 
 
 def is_zero(view: memoryview) -> bool:
@@ -101,18 +103,26 @@ class Disk:
 
     A mounted filesystem writes through the cache of its partition, not through that of the whole disk: a
     page of the whole disk that was cached once would be served stale for ever. O_DIRECT does not look there.
+    An image file has one cache only.
     """
 
     def __init__(self, path: str) -> None:
-        self.direct = True
+        self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.direct = False
+        self.regular = stat.S_ISREG(os.fstat(self.handle).st_mode)
+        if not self.regular:
+            self.past_the_cache(path)
+        self.size = os.lseek(self.handle, 0, os.SEEK_END)
+
+    def past_the_cache(self, path: str) -> None:
         try:
-            self.handle = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+            direct = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            self.direct = False
-            self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.size = os.lseek(self.handle, 0, os.SEEK_END)
+            return
+        os.close(self.handle)
+        self.handle, self.direct = direct, True
 
     def fill(self, view: memoryview, offset: int, length: int, pairs: "list[tuple[int, int]]") -> int:
         """Read the pairs into the view, one after the other; returns their bytes."""
@@ -125,13 +135,28 @@ class Disk:
         return done
 
     def read_into(self, view: memoryview, offset: int) -> None:
-        if not self.direct and hasattr(os, "posix_fadvise"):
+        if not self.direct and not self.regular and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.handle, offset, len(view), os.POSIX_FADV_DONTNEED)
+        if self.regular and self.is_hole(offset, len(view)):
+            self.clear(view)
+            return
         while len(view):
             got = self.read_once(view, offset)
             if got == 0:
                 raise OSError(errno.EIO, "the disk ended early at byte %d" % offset)
             offset, view = offset + got, view[got:]
+
+    def is_hole(self, offset: int, size: int) -> bool:
+        """Whether an image file has nothing there; reading it would only fill the page cache with zeros."""
+        try:
+            return os.lseek(self.handle, offset, os.SEEK_DATA) >= offset + size
+        except OSError as error:
+            return error.errno == errno.ENXIO and offset + size <= self.size
+
+    def clear(self, view: memoryview) -> None:
+        for at in range(0, len(view), len(ZEROS)):
+            part = view[at : at + len(ZEROS)]
+            part[:] = WHOLE.get(len(part)) or ZEROS[: len(part)]
 
     def read_once(self, view: memoryview, offset: int) -> int:
         if hasattr(os, "preadv"):
@@ -140,6 +165,36 @@ class Disk:
         os.lseek(self.handle, offset, os.SEEK_SET)
         with os.fdopen(os.dup(self.handle), "rb", 0) as plain:
             return plain.readinto(view)
+
+
+class Composed(Disk):
+    """A disk of which some pieces are read from other devices: logical volumes from their snapshots."""
+
+    def __init__(self, path: str, pieces: "list[tuple[int, int, str, int]]") -> None:
+        Disk.__init__(self, path)
+        self.pieces = sorted(pieces)
+        self.starts = [piece[0] for piece in self.pieces]
+        self.others = {name: Disk(name) for _, _, name, _ in self.pieces}
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        while len(view):
+            disk, at, length = self.locate(offset)
+            part = view[: min(len(view), length)]
+            if disk is None:
+                Disk.read_into(self, part, offset)
+            else:
+                disk.read_into(part, at)
+            offset, view = offset + len(part), view[len(part) :]
+
+    def locate(self, offset: int) -> "tuple[Disk | None, int, int]":
+        """Which disk holds the byte, where, and how many bytes go on there; None is this disk itself."""
+        index = bisect.bisect_right(self.starts, offset)
+        if index:
+            start, length, name, at = self.pieces[index - 1]
+            if offset < start + length:
+                return self.others[name], at + offset - start, start + length - offset
+        end = self.starts[index] if index < len(self.starts) else self.size
+        return None, offset, end - offset
 
 
 class Digester:
@@ -318,7 +373,7 @@ class Job:
         self.ready.set()
 
     def fail(self, error: Exception) -> None:
-        failed_read = isinstance(error, OSError) and error.errno == errno.EIO
+        failed_read = isinstance(error, OSError) and error.errno in READ_ERRORS
         text = str(error).encode("utf-8", "replace")[:2000]
         self.answer(
             STATUS_READ_ERROR if failed_read else STATUS_ERROR, CODEC_NONE, len(text), NO_DIGEST, text
@@ -363,10 +418,11 @@ class Server:
         op, tag, disk, offset, length, count = REQUEST.unpack(self.line.read(REQUEST.size))
         if length > MAX_LENGTH or count > MAX_COUNT:
             raise ValueError("request too large")
-        extra = self.line.read(length if op == OP_OPEN else PAIR.size * count)
+        opens = op in (OP_OPEN, OP_COMPOSE)
+        extra = self.line.read(length if opens else PAIR.size * count)
         if op == OP_QUIT:
             return False
-        job = Job(tag, length, [] if op == OP_OPEN else list(PAIR.iter_unpack(extra)))
+        job = Job(tag, length, [] if opens else list(PAIR.iter_unpack(extra)))
         try:
             self.dispatch(job, op, disk, offset, extra)
         except (OSError, ValueError, IndexError) as error:
@@ -376,11 +432,11 @@ class Server:
 
     def dispatch(self, job: Job, op: int, disk: int, offset: int, extra: bytes) -> None:
         if op == OP_OPEN:
-            self.json(job, self.open(extra.decode("utf-8", "surrogateescape")))
+            self.json(job, self.add(Disk(extra.decode("utf-8", "surrogateescape"))))
+        elif op == OP_COMPOSE:
+            self.json(job, self.add(Composed(*json.loads(extra.decode()))))
         elif op in (OP_READ, OP_HASH):
             self.read(job, self.disks[disk], offset, op == OP_READ)
-        elif op == OP_INVENTORY:
-            self.json(job, inventory())
         elif op == OP_SYNC:
             os.sync()
             self.json(job, {})
@@ -391,9 +447,8 @@ class Server:
         payload = json.dumps(value).encode()
         job.answer(STATUS_OK, CODEC_NONE, len(payload), NO_DIGEST, payload)
 
-    def open(self, path: str) -> "dict[str, object]":
-        self.disks.append(Disk(path))
-        disk = self.disks[-1]
+    def add(self, disk: Disk) -> "dict[str, object]":
+        self.disks.append(disk)
         return {"disk": len(self.disks) - 1, "size": disk.size, "direct": disk.direct}
 
     def read(self, job: Job, disk: Disk, offset: int, wanted: bool) -> None:
@@ -439,143 +494,6 @@ class Server:
         if job.buffer is not None:
             self.buffers.put(job.buffer)
         return True
-
-
-def text(path: str, limit: int = TEXT_LIMIT) -> str:
-    try:
-        with open(path, "rb") as handle:
-            return handle.read(limit).decode("utf-8", "replace")
-    except OSError:
-        return ""
-
-
-def word(path: str) -> str:
-    return text(path, 4096).replace("\x00", " ").strip()
-
-
-def entries(path: str) -> "list[str]":
-    try:
-        return sorted(os.listdir(path))
-    except OSError:
-        return []
-
-
-def links(folder: str = "/dev/disk") -> "dict[str, list[str]]":
-    """Every name under /dev/disk, by the kernel name that it leads to."""
-    found = {}  # type: dict[str, list[str]]
-    for kind in entries(folder):
-        for name in entries(os.path.join(folder, kind)):
-            path = os.path.join(folder, kind, name)
-            found.setdefault(os.path.basename(os.path.realpath(path)), []).append(path)
-    return found
-
-
-def udev(numbers: str) -> "dict[str, str]":
-    """The properties in udev's database of the block device with these numbers (`8:0`)."""
-    lines = text("/run/udev/data/b" + numbers).splitlines()
-    pairs = [line[2:].partition("=") for line in lines if line.startswith("E:")]
-    return {name: value for name, _, value in pairs}
-
-
-def serial_of(base: str, properties: "dict[str, str]") -> str:
-    page = text(base + "/device/vpd_pg80", 256)[4:].strip("\x00 \t\n")
-    return (
-        properties.get("ID_SERIAL_SHORT")
-        or properties.get("ID_SCSI_SERIAL")
-        or word(base + "/device/serial")
-        or page
-    )
-
-
-def block_device(name: str, names: "dict[str, list[str]]") -> "dict[str, object]":
-    base = "/sys/block/" + name
-    properties = udev(word(base + "/dev"))
-    parts = [part for part in entries(base) if os.path.exists(base + "/" + part + "/partition")]
-    return {
-        "name": name,
-        "size": int(word(base + "/size") or 0) * 512,
-        "sector_size": int(word(base + "/queue/logical_block_size") or 512),
-        "removable": word(base + "/removable") == "1",
-        "model": word(base + "/device/model"),
-        "serial": serial_of(base, properties),
-        "wwn": properties.get("ID_WWN_WITH_EXTENSION") or properties.get("ID_WWN") or word(base + "/wwid"),
-        "links": names.get(name, []),
-        "partitions": [
-            {
-                "name": part,
-                "number": int(word(base + "/" + part + "/partition") or 0),
-                "start": int(word(base + "/" + part + "/start") or 0) * 512,
-            }
-            for part in parts
-        ],
-    }
-
-
-def block_devices() -> "list[dict[str, object]]":
-    skipped = ("loop", "ram", "zram", "sr", "fd", "dm-", "md", "nbd", "drbd")
-    names = links()
-    return [block_device(name, names) for name in entries("/sys/block") if not name.startswith(skipped)]
-
-
-def addresses() -> str:
-    """What `ip` says, one line an address; empty where there is no `ip`."""
-    for tool in ("/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"):
-        if os.path.exists(tool):
-            try:
-                return subprocess.check_output([tool, "-o", "addr", "show"], timeout=20).decode(
-                    "utf-8", "replace"
-                )
-            except (OSError, subprocess.SubprocessError):
-                return ""
-    return ""
-
-
-def network_cards() -> "list[dict[str, str]]":
-    base = "/sys/class/net/"
-    return [
-        {
-            "name": name,
-            "mac": word(base + name + "/address"),
-            "driver": os.path.basename(os.path.realpath(base + name + "/device/driver")),
-        }
-        for name in entries(base)
-        if os.path.exists(base + name + "/device")
-    ]
-
-
-def memory() -> int:
-    """Bytes of memory that are plugged in; what the kernel calls all of it is some per cent less."""
-    base = "/sys/devices/system/memory/"
-    blocks = [
-        name for name in entries(base) if name.startswith("memory") and word(base + name + "/online") == "1"
-    ]
-    size = int(word(base + "block_size_bytes") or "0", 16) * len(blocks)
-    return size or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def inventory() -> "dict[str, object]":
-    dmi = "/sys/class/dmi/id/"
-    return {
-        "hostname": socket.gethostname(),
-        "kernel": os.uname()[2],
-        "architecture": os.uname()[4],
-        "cpus": os.sysconf("SC_NPROCESSORS_ONLN"),
-        "memory": memory(),
-        "uefi": os.path.isdir("/sys/firmware/efi"),
-        "os_release": text("/etc/os-release") or text("/usr/lib/os-release"),
-        "machine_id": word("/etc/machine-id"),
-        "vendor": word(dmi + "sys_vendor"),
-        "product": word(dmi + "product_name"),
-        "uuid": word(dmi + "product_uuid"),
-        "hypervisor": " hypervisor" in text("/proc/cpuinfo"),
-        "cmdline": word("/proc/cmdline"),
-        "mounts": text("/proc/self/mounts", 1048576),
-        "swaps": text("/proc/swaps"),
-        "disks": block_devices(),
-        "nics": network_cards(),
-        "addresses": addresses(),
-        "routes": text("/proc/net/route"),
-    }
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
 from paramiko.pkey import UnknownKeyType
 
-from p2v.errors import TransportError
+from p2v.errors import ConnectionLost, TransportError
 from p2v.transports.ssh_config import Hop
 from p2v.transports.ssh_wire import start_thread, within
 
@@ -192,9 +192,9 @@ class Login:
             hint=f"Try: --identity FILE, or on this machine: ssh-copy-id -p {self.hop.port} {self.hop.login}",
         )
 
-    def dropped(self) -> TransportError:
+    def dropped(self) -> ConnectionLost:
         tried = ", ".join(dict.fromkeys(self.tried)) or "nothing yet"
-        return TransportError(
+        return ConnectionLost(
             f"{self.hop.place} closed the connection during the login of {self.hop.user}. Tried: {tried}",
             hint="Too many keys? Try: --identity FILE, with IdentitiesOnly yes in ~/.ssh/config",
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import paramiko
 
-from p2v.errors import TransportError
+from p2v.errors import ConnectionLost, TransportError
 from p2v.transports.host_keys import HostKey, check_host_key, known_kinds, read_known_hosts
 from p2v.transports.ssh_auth import authenticate, printable
 from p2v.transports.ssh_config import Hop, SshAddress, SshOptions, route
@@ -33,7 +33,8 @@ class Connection:
 def connect(address: SshAddress, options: SshOptions) -> Iterator[Connection]:
     """A logged-in connection to a source, through its jump hosts.
 
-    Raises TransportError: no way there, not an SSH server, an untrusted host key, a refused login.
+    Raises ConnectionLost where there is no way to it just now, TransportError for what another try would not
+    change: not an SSH server, an untrusted host key, a refused login.
     """
     quiet_paramiko()
     with contextlib.ExitStack() as stack:
@@ -73,7 +74,7 @@ def dial_through(hop: Hop, via: paramiko.Transport) -> paramiko.Channel:
             "direct-tcpip", (hop.host, hop.port), ("127.0.0.1", 0), timeout=hop.connect_timeout
         )
     except (paramiko.SSHException, EOFError, OSError) as error:
-        raise TransportError(
+        raise ConnectionLost(
             f"The jump host cannot reach {hop.place}: {printable(str(error))}",
             hint="Check the address as seen from the jump host, and its AllowTcpForwarding",
         ) from error
@@ -84,11 +85,11 @@ def dial_directly(hop: Hop) -> socket.socket:
     try:
         line = socket.create_connection((hop.host, hop.port), timeout=hop.connect_timeout)
     except socket.gaierror as error:
-        raise TransportError(
+        raise ConnectionLost(
             f"No address is known for {hop.host}: {error.strerror}", hint=f"Check: getent hosts {hop.host}"
         ) from error
     except ConnectionRefusedError as error:
-        raise TransportError(
+        raise ConnectionLost(
             f"{hop.place} refused the connection: no SSH server listens there",
             hint="Check that sshd runs on the source, and the port: ssh://HOST:PORT",
         ) from error
@@ -96,13 +97,13 @@ def dial_directly(hop: Hop) -> socket.socket:
         raise no_answer(hop) from error
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a host name"
-        raise TransportError(f"Cannot reach {hop.place}: {reason}", hint=f"Check: ping {hop.host}") from error
+        raise ConnectionLost(f"Cannot reach {hop.place}: {reason}", hint=f"Check: ping {hop.host}") from error
     tune_socket(line)
     return line
 
 
-def no_answer(hop: Hop) -> TransportError:
-    return TransportError(
+def no_answer(hop: Hop) -> ConnectionLost:
+    return ConnectionLost(
         f"{hop.place} did not answer within {hop.connect_timeout:.0f} s",
         hint=f"Check address and firewall: nc -vz {hop.host} {hop.port}",
     )
@@ -129,7 +130,7 @@ def handshake_error(
 ) -> TransportError:
     if isinstance(line, ProxyLine) and not transport.remote_version:
         said = printable(line.words()) or "it ended without a word"
-        return TransportError(
+        return ConnectionLost(
             f"The ProxyCommand for {hop.place} gave no connection: {said}",
             hint=f"Check it with: ssh -v {hop.login}",
         )
@@ -141,7 +142,7 @@ def handshake_error(
         return TransportError(
             f"What answers at {hop.place} is not an SSH server", hint="Check the port: ssh://HOST:PORT"
         )
-    return TransportError(
+    return ConnectionLost(
         f"{hop.place} broke off the SSH handshake: {printable(str(error)) or 'connection closed'}",
         hint=f"Check with: ssh -v -p {hop.port} {hop.login}",
     )

@@ -85,13 +85,13 @@ class ChunkPipe:
     def read(self, nbytes: int, timeout: float | None = None) -> bytes:
         """At most `nbytes`, at least one; empty at the end of the data. Raises PipeTimeout."""
         with self._ready:
-            before = -1
-            while self._size < self._wanted and not self._ended and self._size > before:
-                before = self._size
-                self._ready.wait_for(lambda: self._size >= self._wanted or self._ended, timeout)
-            self._wanted = 1
-            if not self._size and not self._ended:
-                raise PipeTimeout
+            wanted, self._wanted = self._wanted, 1
+            while self._size < wanted and not self._ended:
+                before, self._wanted = self._size, wanted
+                self._ready.wait_for(lambda: self._size >= wanted or self._ended, timeout)
+                self._wanted = 1
+                if self._size == before and not self._ended:
+                    raise PipeTimeout
             return self._take(nbytes) if self._size else b""
 
     def _take(self, nbytes: int) -> bytes:

@@ -195,7 +195,8 @@ def survive(
     with opened(image) as base:
         for number in range(rounds):
             device = Patched(base, shift=START, live=number % 3 == 0)
-            device.patches = [_mutation(chance, regions) for _ in range(chance.choice((1, 1, 2, 6)))]
+            changes = [mutation(chance, regions) for _ in range(chance.choice((1, 1, 2, 6)))]
+            device.patches = [(START + at, patch) for at, patch in changes]
             if repair is not None and number % 8:
                 repair(device)
             try:
@@ -212,7 +213,8 @@ def survive(
     return mapped, refused
 
 
-def _mutation(chance: random.Random, regions: Sequence[tuple[int, int]]) -> tuple[int, bytes]:
+def mutation(chance: random.Random, regions: Sequence[tuple[int, int]]) -> tuple[int, bytes]:
+    """Where in one of the regions (start, length) something changes, and what stands there then."""
     start, length = chance.choice(regions)
     value = chance.choice(
         (
@@ -222,4 +224,4 @@ def _mutation(chance: random.Random, regions: Sequence[tuple[int, int]]) -> tupl
             bytes([chance.choice((1, 0x7F, 0x80, 0xFE))]),
         )
     )
-    return START + start + chance.randrange(length), value
+    return start + chance.randrange(length), value

@@ -253,6 +253,7 @@ def test_a_password_in_the_address_is_refused_and_not_repeated(tmp_path: Path) -
         (("convert", "x.img", "--to", "libvrt", "--output", "o"), ExitCode.USAGE),
         (("convert", "x.img", "--to", "libvirt", "--output", "o", "--memory", "lots"), ExitCode.USAGE),
         (("convert", "x.img", "--to", "libvirt", "--output", "o", "--limit", "fast"), ExitCode.USAGE),
+        (("convert", "x.img", "--to", "libvirt", "--output", "o", "--retry-for", "soon"), ExitCode.USAGE),
         (("resume", "nowhere"), ExitCode.USAGE),
         (("show", "nowhere"), ExitCode.USAGE),
         (("prove", "nowhere"), ExitCode.USAGE),

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import zstandard
@@ -20,7 +21,7 @@ import zstandard
 from p2v.disk.device import BlockRequest, open_file_device
 from p2v.errors import ConnectionLost, TransportError
 from p2v.model import BLOCK_SIZE, MiB
-from p2v.transports import frames, remote_reader, ssh
+from p2v.transports import frames, remote_inventory, remote_reader, ssh
 from p2v.transports.frames import Codec, Op, Status
 from p2v.transports.reader_client import ReaderClient, RemoteDisk
 
@@ -49,8 +50,17 @@ class Pipes:
 
 @contextmanager
 def reader(*, noise: bytes = b"") -> Iterator[ReaderClient]:
-    """The script under the bootstrap that is really sent, with what a talkative profile says before it."""
-    script = Path(remote_reader.__file__).read_bytes()
+    """The reader, ready to be asked."""
+    with sent(Path(remote_reader.__file__), noise=noise) as client:
+        client.hello()
+        yield client
+        client.quit()
+
+
+@contextmanager
+def sent(path: Path, *, noise: bytes = b"") -> Iterator[ReaderClient]:
+    """A script under the bootstrap that is really sent, with what a talkative profile says before it."""
+    script = path.read_bytes()
     bootstrap = ssh.BOOTSTRAP.format(size=len(script))
     talk = f"import os;os.write(1,{noise!r});" if noise else ""
     child = subprocess.Popen(
@@ -61,10 +71,7 @@ def reader(*, noise: bytes = b"") -> Iterator[ReaderClient]:
     try:
         line = Pipes(child)
         line.write(script)
-        client = ReaderClient(line)
-        client.hello()
-        yield client
-        client.quit()
+        yield ReaderClient(line)
         assert child.wait(timeout=10) == 0
     finally:
         child.kill()
@@ -278,9 +285,10 @@ def test_a_disk_that_is_not_there_is_an_error_and_the_line_lives(disk: Path) -> 
         assert client.open(str(disk))[0] == 0
 
 
-def test_the_reader_opens_disks_for_reading_only() -> None:
+@pytest.mark.parametrize("script", [remote_reader, remote_inventory], ids=lambda script: script.__name__)
+def test_the_scripts_open_disks_for_reading_only(script: ModuleType) -> None:
     """Nothing over there can write: no open for writing, no command that changes anything."""
-    tree = ast.parse(Path(remote_reader.__file__).read_text())
+    tree = ast.parse(Path(str(script.__file__)).read_text())
     names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert not names & {"O_RDWR", "O_WRONLY", "O_CREAT", "pwrite", "ftruncate", "unlink", "rename", "system"}
 
@@ -288,6 +296,7 @@ def test_the_reader_opens_disks_for_reading_only() -> None:
 def test_one_table_of_constants() -> None:
     for name in ("MAGIC", "MAX_LENGTH", "MAX_COUNT"):
         assert getattr(frames, name) == getattr(remote_reader, name)
+    assert frames.MAGIC == remote_inventory.MAGIC
     for name in ("REQUEST", "PAIR", "RESPONSE"):
         assert getattr(frames, name).format == getattr(remote_reader, name).format
     assert {f"OP_{op.name}": op.value for op in Op} == _constants("OP_")
@@ -302,8 +311,8 @@ def _constants(prefix: str) -> dict[str, int]:
 def test_inventory_of_this_machine_is_a_machine() -> None:
     from p2v.transports.inventory import parse_inventory
 
-    with reader() as client:
-        survey = parse_inventory(client.inventory())
+    with sent(Path(remote_inventory.__file__)) as client:
+        survey = parse_inventory(client.hello())
     assert survey.machine.hostname == os.uname().nodename
     assert survey.machine.kernel == os.uname().release
     assert survey.machine.memory > 64 * MiB
@@ -397,7 +406,7 @@ def test_a_reader_that_does_not_start(said: bytes) -> None:
 def test_an_inventory_of_nonsense_is_refused(field: str) -> None:
     from p2v.transports.inventory import parse_inventory
 
-    facts = remote_reader.inventory()
+    facts = remote_inventory.inventory()
     for nonsense in ({"a": 1}, -1, None, [{"name": 1}], "x" * (3 * MiB)):
         with pytest.raises(TransportError, match=field):
             parse_inventory({**facts, field: nonsense})

@@ -115,3 +115,16 @@ def test_a_proxy_command_that_takes_nothing_does_not_block() -> None:
     with pytest.raises(TimeoutError):
         send_on(line)
     line.close()
+
+
+def test_what_stands_still_is_noticed_however_much_has_come() -> None:
+    """A reader that waits for much has got some: nothing more for the time limit is a stall, at once."""
+    pipe = ChunkPipe()
+    for _ in range(5):
+        pipe.feed(b"x" * 10)
+    pipe.want(100)
+    began = time.monotonic()
+    with pytest.raises(PipeTimeout):
+        pipe.read(100, timeout=0.2)
+    assert time.monotonic() - began < 0.5
+    assert len(pipe.read(100, timeout=0.2)) == 10

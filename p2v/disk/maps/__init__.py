@@ -13,6 +13,7 @@ from p2v.disk import superblock
 from p2v.disk.device import BlockDevice
 from p2v.disk.maps import btrfs, exfat, ext, fat, lvm, ntfs, swap, xfs
 from p2v.disk.maps.errors import MapUnknown
+from p2v.errors import ReadError
 from p2v.model import Extent, Filesystem
 
 
@@ -61,6 +62,8 @@ def used_map(
             extents = MAPS[filesystem.kind](device, start, length)
     except MapUnknown as error:
         return UsedMap(everything, (f"{name}: {error}; all of it is copied",))
+    except ReadError as error:
+        return UsedMap(everything, (f"{name}: its map cannot be read: {error.message}; all of it is copied",))
     tail = start + min(filesystem.size, length)
     if filesystem.kind != "swap" and tail < start + length:
         extents.append(Extent(tail, start + length - tail))

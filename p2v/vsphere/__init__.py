@@ -1,0 +1,1 @@
+"""Live import into vSphere (vCenter or a single ESXi host) through pyvmomi."""
