@@ -20,7 +20,9 @@ ITEM = re.compile(
     r"(?P<title>\"[^\"]*\"|'(?:[^']|'\\'')*'|[^\s'\"{]+)(?P<options>.*)\{[ \t]*"
 )
 IDENTIFIER = re.compile(r"(?:\$\{?menuentry_id_option\}?|--id)[ \t]+(?:'([^']*)'|\"([^\"]*)\"|(\S+))")
-DEFAULT = re.compile(r"^[ \t]*set[ \t]+default=[\"']?(?P<value>[^\"'\n]*)", re.MULTILINE)
+DEFAULT = re.compile(
+    r"^[ \t]*set[ \t]+default=(?:\"(?P<double>[^\"\n]*)\"|'(?P<single>[^'\n]*)'|(?P<plain>\S*))", re.MULTILINE
+)
 VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 MAX_DEPTH = 16
 
@@ -38,12 +40,16 @@ def default_kernel(text: str, variables: Mapping[str, str]) -> str:
     """The kernel of the default entry; of the first entry where the default is not to be found."""
     items = menu(text)
     for found in DEFAULT.finditer(text):
-        wanted = VARIABLE.sub(lambda name: variables.get(name[1], ""), found["value"])
+        wanted = VARIABLE.sub(lambda name: variables.get(name[1], ""), _value(found))
         kernel = _chosen(items, wanted.split(">")) if wanted else ""
         if kernel:
             return kernel
     first = LINUX_LINE.search(text)
     return first["kernel"] if first else ""
+
+
+def _value(found: re.Match[str]) -> str:
+    return found["double"] or found["single"] or found["plain"] or ""
 
 
 def menu(text: str) -> list[Item]:
@@ -68,7 +74,8 @@ def _names(opened: re.Match[str]) -> tuple[str, ...]:
     title = opened["title"]
     identifier = IDENTIFIER.search(opened["options"])
     given = next(filter(None, identifier.groups()), "") if identifier else ""
-    return (title[1:-1] if title[:1] in "\"'" else title, given)
+    inner = title[1:-1] if title[:1] in "\"'" else title
+    return (inner.replace("'\\''", "'"), given)
 
 
 def _chosen(items: Sequence[Item], path: Sequence[str]) -> str:

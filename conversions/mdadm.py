@@ -13,7 +13,7 @@ from conversions.devices import DeviceNames, is_unstable, unknown_paths, with_st
 CONFIGS = ("/etc/mdadm/mdadm.conf", "/etc/mdadm.conf")
 DEVICE = re.compile(r"^(?P<head>[ \t]*DEVICES?[ \t]+)(?P<words>[^\n#]*)", re.MULTILINE | re.IGNORECASE)
 ARRAY = re.compile(r"^[ \t]*ARRAY\b[^\n]*(?:\n[ \t]+[^\n]*)*", re.MULTILINE | re.IGNORECASE)
-MEMBERS = re.compile(r"[ \t]+devices=\S+", re.IGNORECASE)
+MEMBERS = re.compile(r"\s+devices=\S+", re.IGNORECASE)
 IDENTITY = re.compile(r"(?:^|\s)(?:uuid|name)=\S+", re.IGNORECASE)
 REASON = "arrays are found by their UUID, on whatever disks they are"
 

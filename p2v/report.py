@@ -253,11 +253,11 @@ def targets_text() -> str:
 
 def _option_lines() -> Iterator[str]:
     """What each option can be; the usual value first."""
-    yield "Options, as --to TARGET:VALUE or --to TARGET:KEY=VALUE,…"
+    yield "Options, as --to TARGET:VALUE or --to TARGET:KEY=VALUE,KEY=VALUE (the first is the usual one):"
+    width = max(len(name) for name in TARGETS)
     for row in _target_rows():
         for option in row.options:
-            yield f"  {row.name} {option.key}={'|'.join(option.values)}"
-            yield f"      {option.meaning}"
+            yield f"  {row.name.ljust(width)}  {option.key}={'|'.join(option.values)}"
 
 
 def _target_rows() -> Iterator[TargetRow]:

@@ -28,7 +28,7 @@ class TreeGuest:
         self.root = root
         self.free = free
         self.ran: list[tuple[str, ...]] = []
-        self._commands: dict[str, Command] = {"rm": _rm, "cp": _cp, "chmod": _chmod, **commands}
+        self.commands: dict[str, Command] = {"rm": _rm, "cp": _cp, "chmod": _chmod, **commands}
 
     def host(self, path: str) -> Path:
         """Where a path of the guest is on the host; the last part need not exist."""
@@ -103,7 +103,7 @@ class TreeGuest:
 
     def run(self, argv: Sequence[str]) -> str:
         self.ran.append(tuple(argv))
-        return self._commands.get(posixpath.basename(argv[0]), no_command)(self, argv)
+        return self.commands.get(posixpath.basename(argv[0]), no_command)(self, argv)
 
     def free_space(self, path: str) -> int:
         return self.free

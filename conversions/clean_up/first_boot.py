@@ -79,7 +79,7 @@ def install_script(changes: Changes, script: bytes) -> None:
     if not folder:
         changes.warn("The script for the first boot was not installed: the guest has no /usr/sbin")
     elif any(changes.guest.exists(path) for path in SYSTEMD):
-        files = _hook_unit(changes, NAME, UNIT.format(runner=runner))
+        files = _hook_unit(changes, NAME, UNIT.format(runner=runner), REASON)
         _write_script(changes, script, place, runner, files=files, unhook=":")
     elif changes.guest.is_dir(LOCAL_FOLDER):
         file = f"{LOCAL_FOLDER}/{NAME}.start"
@@ -102,11 +102,11 @@ def _write_script(
     changes.write_text(runner, text, REASON)
 
 
-def _hook_unit(changes: Changes, name: str, text: str) -> tuple[str, ...]:
+def _hook_unit(changes: Changes, name: str, text: str, reason: str) -> tuple[str, ...]:
     """A unit that the usual target wants by a drop-in, which is a file where `enable` would make a link."""
     unit, wants = _unit_files(name)
-    changes.write_text(unit, text, REASON)
-    changes.write_text(wants, WANTS.format(name=name), REASON)
+    changes.write_text(unit, text, reason)
+    changes.write_text(wants, WANTS.format(name=name), reason)
     return unit, wants
 
 
@@ -139,7 +139,8 @@ def ensure_host_keys(changes: Changes) -> bool:
     keygen = next((path for path in KEYGEN if changes.guest.exists(path)), "")
     if keygen and any(changes.guest.exists(path) for path in SYSTEMD):
         unit, wants = _unit_files(KEYS)
-        _hook_unit(changes, KEYS, KEYS_UNIT.format(keygen=keygen, unit=unit, wants=wants))
+        text = KEYS_UNIT.format(keygen=keygen, unit=unit, wants=wants)
+        _hook_unit(changes, KEYS, text, "makes the SSH host keys that are missing, at the first boot")
         return True
     changes.warn("The SSH host keys were kept: nothing in the guest would make new ones")
     return False

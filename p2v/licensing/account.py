@@ -7,6 +7,7 @@ thousandth conversion a thousand times as slow as the first.
 from __future__ import annotations
 
 from collections import Counter
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -43,6 +44,15 @@ class Account:
         """Titles of what was spent, by license and run."""
         self.paid: dict[str, Paid] = {}
         self.licenses: dict[str, LedgerEntry] = {}
+
+    def copy(self) -> Account:
+        """Another account of the same entries, which grows by itself."""
+        other = copy(self)
+        other.entries = self.entries.copy()
+        other.last, other.held, other.used = self.last.copy(), self.held.copy(), self.used.copy()
+        other.spent = {name: runs.copy() for name, runs in self.spent.items()}
+        other.paid, other.licenses = self.paid.copy(), self.licenses.copy()
+        return other
 
     def add(self, entry: LedgerEntry, digest: str) -> None:
         """Take in the next entry, whose digest is right."""

@@ -102,13 +102,11 @@ def make_head(row: Row, *, key: bytes) -> Head:
     return Head(row.number, row.digest, _seal(key, row.number, row.digest))
 
 
-def read_chain(
-    rows: Iterable[Row], head: Head, *, key: bytes, after: Link = BEGINNING
-) -> Iterator[tuple[LedgerEntry, str]]:
-    """The entries after a link that is verified already, each with its digest.
+def check_chain(rows: Iterable[Row], head: Head, *, key: bytes, after: Link = BEGINNING) -> Iterator[Row]:
+    """The rows after a link that is verified already, once their digests are right.
 
-    Raises LicenseError where a digest or the seal is not right, at the latest with the end of the rows: what
-    comes out before counts only once all of them have.
+    Raises LicenseError where a digest or the seal is not, at the latest with the end of the rows: what comes
+    out before counts only once all of them have.
     """
     if not hmac.compare_digest(head.seal.encode(), _seal(key, head.count, head.digest).encode()):
         raise tampered("its seal does not fit its key")
@@ -120,7 +118,7 @@ def read_chain(
         previous = _link(previous, row.content)
         if row.digest != previous:
             raise tampered(f"entry {number} was edited")
-        yield read_entry(row), previous
+        yield row
     if number != head.count or previous != head.digest:
         raise tampered(f"it has {number} entries where {head.count} were written")
 

@@ -1,6 +1,6 @@
 """The ledger's files: one SQLite database and the key that seals it, never one without the other.
 
-An open store verifies the whole chain at its first look and what was added since at every other one: what it
+A store verifies the whole chain at its first look and what was added since at every other one: what it
 decides by is what it has verified. Each change is one transaction, on the disk when it ends.
 """
 
@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import random
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 from pathlib import Path
 from urllib.parse import quote
@@ -26,10 +28,11 @@ from p2v.licensing.chain import (
     RESTORE_HINT,
     Head,
     LedgerEntry,
+    Link,
     Row,
+    check_chain,
     make_head,
     make_row,
-    read_chain,
     read_entry,
     tampered,
 )
@@ -41,6 +44,8 @@ LOCK_NAME = "ledger.lock"
 
 KEY_SIZE = 32
 BUSY_SECONDS = 30.0
+BUSY_POLL = 0.001
+"""Seconds, on average. SQLite's own waiting backs off to 100 ms, in which eight processes get little done."""
 
 SCHEMA = (
     "CREATE TABLE entry (number INTEGER PRIMARY KEY, content TEXT NOT NULL, digest TEXT NOT NULL)",
@@ -56,13 +61,16 @@ class Access(StrEnum):
 
 
 class Transaction:
-    """The verified account at one moment, to which a writing transaction may add entries."""
+    """The verified account at one moment, to which a writing transaction may add entries.
 
-    def __init__(self, connection: sqlite3.Connection, key: bytes, account: Account) -> None:
+    `after` is how far the store has verified the chain itself.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, key: bytes, account: Account, *, after: Link) -> None:
         self._connection = connection
         self._key = key
         self.account = account
-        _catch_up(connection, key, account)
+        _catch_up(connection, key, account, after)
 
     def append(self, entry: LedgerEntry) -> None:
         row = make_row(entry, previous=self.account.end.digest)
@@ -75,18 +83,23 @@ class Transaction:
 
     def digest_of(self, number: int) -> str:
         """The digest of an entry; empty where there is none with that number."""
-        found = self._connection.execute("SELECT digest FROM entry WHERE number = ?", (number,)).fetchone()
-        return str(found[0]) if found else ""
+        return _digest_of(self._connection, number)
 
 
 class Store:
     """An open ledger. Threads may share it; after a fork, open it again."""
 
-    def __init__(self, connection: sqlite3.Connection, key: bytes) -> None:
+    def __init__(self, connection: sqlite3.Connection, key: bytes, account: Account) -> None:
         self._connection = connection
         self._key = key
         self._lock = threading.Lock()
-        self._account = Account()
+        self._account = account
+        self._verified = BEGINNING
+
+    @property
+    def account(self) -> Account:
+        """What is verified by now; to be read only while no transaction runs."""
+        return self._account
 
     @contextlib.contextmanager
     def transaction(self, access: Access) -> Iterator[Transaction]:
@@ -94,16 +107,84 @@ class Store:
         not whole.
         """
         with self._lock, _database_errors():
-            self._connection.execute(access)
+            _begin(self._connection, access)
             try:
-                yield Transaction(self._connection, self._key, self._account)
-                self._connection.execute("COMMIT")
+                yield Transaction(self._connection, self._key, self._account, after=self._verified)
+                _patiently(self._connection, "COMMIT")
+                self._verified = self._account.end
             except BaseException:
                 # The account may hold what the database takes back: the next look begins anew.
-                self._account = Account()
+                self._account, self._verified = Account(), BEGINNING
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+
+
+def _begin(connection: sqlite3.Connection, access: Access) -> None:
+    _patiently(connection, access)
+    if access is Access.READ:
+        # Only the first look takes the lock.
+        try:
+            _patiently(connection, "SELECT count(*) FROM sqlite_master")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+
+
+def _patiently(connection: sqlite3.Connection, statement: str) -> None:
+    """Execute a statement that may have to wait for another process, at most `BUSY_SECONDS`."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute(statement)
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() >= deadline:
+                raise
+            time.sleep(random.uniform(0.5, 1.5) * BUSY_POLL)
+        else:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Where an account was verified, and with what key."""
+
+    path: Path
+    key: bytes
+
+
+class _Memory:
+    """The account that this process had verified last: the next opening still checks all digests, but needs
+    to add up only what is new. A batch opens its ledger several times for each machine.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: Known | None = None
+        self._account = Account()
+
+    def recall(self, known: Known, connection: sqlite3.Connection) -> Account:
+        """A copy of what is known, or an empty account where the database no longer goes on from there."""
+        with self._lock:
+            end = self._account.end
+            if known != self._known or _digest_of(connection, end.count) != end.digest:
+                return Account()
+            return self._account.copy()
+
+    def keep(self, known: Known, account: Account) -> None:
+        """Remember an account, which nobody may change any more."""
+        with self._lock:
+            self._known, self._account = known, account
+
+
+_MEMORY = _Memory()
+
+
+def _digest_of(connection: sqlite3.Connection, number: int) -> str:
+    """The digest of an entry; empty where there is none with that number."""
+    found = connection.execute("SELECT digest FROM entry WHERE number = ?", (number,)).fetchone()
+    return str(found[0]) if found else ""
 
 
 @contextlib.contextmanager
@@ -117,8 +198,15 @@ def open_store(home: Path, first: LedgerEntry) -> Iterator[Store]:
         _require_access(home)
         _complete(home, first)
         key = _read_key(home / KEY_NAME)
-    with contextlib.closing(_connect(home / DATABASE_NAME)) as connection:
-        yield Store(connection, key)
+    known = Known((home / DATABASE_NAME).absolute(), key)
+    with contextlib.closing(_connect(known.path)) as connection:
+        with _database_errors():
+            account = _MEMORY.recall(known, connection)
+            # From here on, `_patiently` waits.
+            connection.execute("PRAGMA busy_timeout = 0")
+        store = Store(connection, key, account)
+        yield store
+        _MEMORY.keep(known, store.account)
 
 
 def exists(home: Path) -> bool:
@@ -197,17 +285,27 @@ def _connect(path: Path) -> sqlite3.Connection:
         return connection
 
 
-def _catch_up(connection: sqlite3.Connection, key: bytes, account: Account) -> None:
-    """Verify what the account has not seen yet, and add it."""
+def _catch_up(connection: sqlite3.Connection, key: bytes, account: Account, after: Link) -> None:
+    """Verify what comes after a link, and add what the account does not have yet."""
     statements = connection.execute("SELECT sql FROM sqlite_master ORDER BY rowid").fetchall()
     if tuple(sql for (sql,) in statements) != SCHEMA:
         raise tampered("its tables are not those that p2v made")
     head = _read_head(connection)
-    (count,) = connection.execute("SELECT count(*) FROM entry").fetchone()
+    count = _count(connection)
     if not account.end.count <= head.count == count:
         raise tampered(f"it has {count} entries where {max(head.count, account.end.count)} were written")
-    for entry, digest in read_chain(_rows(connection, account.end.count), head, key=key, after=account.end):
-        account.add(entry, digest)
+    for row in check_chain(_rows(connection, after.count), head, key=key, after=after):
+        if row.number > account.end.count:
+            account.add(read_entry(row), row.digest)
+
+
+def _count(connection: sqlite3.Connection) -> int:
+    """The number of the last entry. Numbers have no gaps, which reading them shows, and begin with 1."""
+    (first,) = connection.execute("SELECT min(number) FROM entry").fetchone()
+    (last,) = connection.execute("SELECT max(number) FROM entry").fetchone()
+    if first != 1:
+        raise tampered("entry 1 is missing")
+    return int(last)
 
 
 def _read_head(connection: sqlite3.Connection) -> Head:

@@ -35,7 +35,11 @@ NIC_DEVICES = {
     NicModel.E1000E: "e1000e",
     NicModel.VMXNET3: "vmxnet3",
     NicModel.TULIP: "tulip",
+    NicModel.PCNET: "pcnet",
+    NicModel.NETVSC: "tulip",
 }
+"""Hyper-V's own card is not to be had; its legacy one is the same DEC chip."""
+
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 SERIAL_LIMIT = 20
 """virtio-blk and ATA know no longer serial number."""
@@ -136,6 +140,11 @@ def _disk_device(disk: VirtualDisk, index: int, number: int) -> str:
         case DiskBus.VIRTIO_SCSI | DiskBus.PVSCSI | DiskBus.LSI_SAS:
             target = number % SCSI_TARGETS[disk.bus]
             return f"scsi-hd,{drive},bus={_scsi_bus(disk.bus, number)}.0,scsi-id={target}"
+        case _:
+            raise TargetError(
+                f"QEMU has no {disk.bus} disks, so a boot of {disk.file} on them cannot be tried",
+                hint="Try it on the hypervisor itself",
+            )
 
 
 def _serial(disk: VirtualDisk, index: int) -> str:
@@ -155,6 +164,8 @@ def nic_arguments(nics: Sequence[VirtualNic], network: NetworkAccess) -> list[st
         access = network if index == 0 else ISOLATED
         arguments += ["-netdev", f"user,id=net{index},restrict=on{_access(access)}"]
         # Without a boot ROM the firmware never tries the network, so a missing disk shows at once.
+        if nic.model not in NIC_DEVICES:
+            raise TargetError(f"QEMU has no {nic.model} network card")
         arguments += ["-device", f"{NIC_DEVICES[nic.model]},netdev=net{index},mac={nic.mac},romfile="]
     return arguments
 

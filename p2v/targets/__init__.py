@@ -75,10 +75,9 @@ def _check(check: Callable[[Plan], tuple[Finding, ...]], plan: Plan) -> tuple[Fi
 
 
 def _takes(target: Target, plan: Plan) -> bool:
-    """Whether a target takes the machine of a plan as it is."""
-    name = target.platform.name
-    if name == plan.platform.name:
-        return False
+    """Whether a target, without settings, takes the machine of a plan as it is."""
     platform = target.fit(target.platform, plan.firmware)
+    if platform == plan.platform:
+        return False
     found = target.check(dataclasses.replace(plan, platform=platform))
     return not any(finding.severity is Severity.BLOCKER for finding in found)

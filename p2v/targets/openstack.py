@@ -165,7 +165,7 @@ def _flavor(vm: VirtualMachine) -> list[str]:
     return [
         "flavor=${2:-}",
         "# Without a flavor, one of the size of the machine is made, which takes an administrator.",
-        f'if [ -z "$flavor" ]; then flavor=p2v-{uuid.uuid5(uuid.NAMESPACE_OID, vm.uuid or vm.name).hex[:8]};'
+        f'if [ -z "$flavor" ]; then flavor=p2v-{uuid.uuid5(uuid.NAMESPACE_OID, one_line(vm.uuid or vm.name)).hex[:8]};'
         f" {create}; fi",
     ]
 

@@ -134,7 +134,7 @@ def machine_uuid(vm: VirtualMachine) -> uuid.UUID:
     try:
         return uuid.UUID(vm.uuid)
     except ValueError:
-        return uuid.uuid5(uuid.NAMESPACE_OID, vm.name)
+        return uuid.uuid5(uuid.NAMESPACE_OID, one_line(vm.name))
 
 
 def disk_uuid(vm: VirtualMachine, disk: VirtualDisk) -> uuid.UUID:

@@ -24,6 +24,11 @@ def read_facts(said: str) -> dict[str, object]:
         "memory": _memory(first),
         "uefi": "uefi" in first,
         "os_release": first.get("os_release") or first.get("os_release_usr", ""),
+        "old_releases": {
+            name.removeprefix("old_release "): value[:4096]
+            for name, value in values
+            if name.startswith("old_release ")
+        },
         "machine_id": word("machine_id"),
         "boot_id": word("boot_id"),
         "vendor": word("vendor"),

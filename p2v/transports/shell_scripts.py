@@ -17,6 +17,8 @@ counts nothing: the shell ends then, because nobody knows how much it gave.
 `INVENTORY` prints what `remote_inventory.py` looks at: `=NAME` begins a value, its lines follow behind `+`.
 """
 
+from p2v.transports.remote_inventory import OLD_RELEASES
+
 COMMON = """
 LC_ALL=C
 PATH=$PATH:/usr/sbin:/usr/bin:/sbin:/bin
@@ -93,6 +95,9 @@ file meminfo /proc/meminfo
 [ -d /sys/firmware/efi ] && value uefi echo yes
 file os_release /etc/os-release
 file os_release_usr /usr/lib/os-release
+for name in OLD_RELEASES; do
+  [ -e "/etc/$name" ] && file "old_release /etc/$name" "/etc/$name"
+done
 file machine_id /etc/machine-id
 file boot_id /proc/sys/kernel/random/boot_id
 file vendor /sys/class/dmi/id/sys_vendor
@@ -134,5 +139,5 @@ for card in /sys/class/net/*; do
   driver=$(readlink -f "$card/device/driver")
   value 'nic driver' echo "${driver##*/}"
 done
-"""
+""".replace("OLD_RELEASES", " ".join(name.rpartition("/")[2] for name in OLD_RELEASES))
 )

@@ -13,6 +13,7 @@ from p2v.vsphere.settings import Appliance, DiskFile, DiskNeed, Needs
 OVF = "{http://schemas.dmtf.org/ovf/envelope/1}"
 VSSD = "{http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData}"
 SIZE_LIMIT = 4 << 20
+LARGEST_DISK = 1 << 60
 _UNITS = re.compile(r"byte(?: \* (\d{1,6})(?:\^(\d{1,2}))?)?")
 
 
@@ -93,6 +94,8 @@ def _part(element: ET.Element, given: dict[str, DiskFile], disk: ET.Element) -> 
 def _need(disk: ET.Element, size: int) -> DiskNeed:
     """What a disk fills is told by `populatedSize`; without it, at least what its compressed file has."""
     capacity = _number(disk, "capacity", 0) * _unit(disk.get(f"{OVF}capacityAllocationUnits", "byte"))
+    if not 0 < capacity <= LARGEST_DISK:
+        raise TargetError(f"The OVF descriptor has a disk with a capacity of {capacity} bytes")
     return DiskNeed(capacity, _number(disk, "populatedSize", size))
 
 

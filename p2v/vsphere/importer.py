@@ -12,7 +12,7 @@ from typing import Any
 from p2v.errors import P2VError, TargetError
 from p2v.model import VirtualMachine
 from p2v.ui import UI
-from p2v.vsphere.api import asking, fault_text, vim
+from p2v.vsphere.api import asking, fault_text, vim, vmodl
 from p2v.vsphere.checks import check
 from p2v.vsphere.credentials import Ask, Secret, read_password
 from p2v.vsphere.descriptor import Contents, Part, read_appliance

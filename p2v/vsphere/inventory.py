@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,7 +75,7 @@ def below(session: Session, container: Any, kind: Any, paths: Sequence[str]) -> 
     try:
         return _retrieve(session, [start], kind, paths)
     finally:
-        with asking("close a view"):
+        with contextlib.suppress(TargetError), asking("close a view"):
             view.DestroyView()
 
 

@@ -38,7 +38,8 @@ def clean(session: Session, begun: Begun, instance_uuid: str, ui: UI, what: str)
         while not gone and time.monotonic() < limit:
             try:
                 session.log_in_again()
-                gone = _remove_once(session, begun.lease, instance_uuid, last=time.monotonic() >= patience)
+                last = time.monotonic() >= patience
+                gone = _remove_once(session, begun.lease, instance_uuid, last=last)
             except TargetError as error:
                 problem = error.message
             if not gone:
@@ -47,8 +48,8 @@ def clean(session: Session, begun: Begun, instance_uuid: str, ui: UI, what: str)
         # A second Ctrl-C comes past here too.
         if not gone:
             ui.warn(
-                f"{what} may have been left behind, half made ({problem}); a lease that nobody renews ends by "
-                "itself and takes the machine along. Look for it, and delete it if it is there"
+                f"{what} may have been left behind, half made ({problem}). A lease that nobody renews ends by "
+                "itself and takes the machine along; look for it, and delete it if it is there"
             )
 
 

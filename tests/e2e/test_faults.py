@@ -275,6 +275,7 @@ def test_without_a_command_the_help_is_shown(tmp_path: Path) -> None:
 
 def test_targets_and_license_without_anything_else(tmp_path: Path) -> None:
     assert "libvirt" in p2v("targets", home=tmp_path).stdout
-    assert [row["name"] for row in p2v("targets", "--json", home=tmp_path).json()] == ["libvirt"]
+    rows = p2v("targets", "--json", home=tmp_path).json()
+    assert {"libvirt", "vmware", "hyperv"} <= {row["name"] for row in rows}
     assert "5 left" in p2v("license", "show", home=tmp_path).stdout
     assert json.loads(p2v("license", "history", "--json", home=tmp_path).stdout)[0]["event"] == "installed"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from p2v import command
 from p2v.accelerator import Accelerator
 from p2v.errors import TargetError
 from p2v.model import DiskBus, GiB, MiB, NicModel, VirtualNic
@@ -20,6 +21,8 @@ from p2v.proof.devices import (
     proof_memory,
 )
 from p2v.proof.qemu import processor_arguments
+from p2v.targets.base import UNPROVABLE
+from tests.conftest import need_tools
 from tests.proof.machines import machine
 
 
@@ -56,6 +59,59 @@ def test_seventh_sata_disk_gets_a_second_controller() -> None:
 def test_fifth_ide_disk_is_refused() -> None:
     with pytest.raises(TargetError, match="IDE"):
         disks(DiskBus.IDE, 5)
+
+
+@pytest.mark.parametrize(
+    "bus", [DiskBus.XEN_BLK, DiskBus.HYPERV_SCSI, DiskBus.LSI_LOGIC, DiskBus.BUSLOGIC], ids=str
+)
+def test_what_qemu_has_not_is_refused(bus: DiskBus) -> None:
+    with pytest.raises(TargetError, match=bus.value):
+        disks(bus, 1)
+    assert bus in UNPROVABLE
+
+
+@pytest.mark.parametrize("bus", [bus for bus in DiskBus if bus not in UNPROVABLE], ids=str)
+def test_every_other_bus_has_a_device(bus: DiskBus) -> None:
+    assert "drive=disk0" in disks(bus, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "device"),
+    [
+        (NicModel.VMXNET3, "vmxnet3"),
+        (NicModel.PCNET, "pcnet"),
+        (NicModel.TULIP, "tulip"),
+        (NicModel.NETVSC, "tulip"),
+        (NicModel.E1000E, "e1000e"),
+    ],
+)
+def test_cards(model: NicModel, device: str) -> None:
+    words = nic_arguments([VirtualNic("52:54:00:00:00:01", model)], ISOLATED)
+    assert words[3].startswith(f"{device},netdev=net0,")
+
+
+def test_a_card_that_qemu_has_not_is_refused() -> None:
+    with pytest.raises(TargetError, match="xen-net"):
+        nic_arguments([VirtualNic("52:54:00:00:00:01", NicModel.XEN_NET)], ISOLATED)
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize(
+    ("bus", "model"),
+    [(bus, NicModel.VIRTIO) for bus in DiskBus if bus not in UNPROVABLE]
+    + [(DiskBus.SATA, model) for model in NicModel if model is not NicModel.XEN_NET],
+)
+def test_qemu_takes_them(bus: DiskBus, model: NicModel, tmp_path: Path) -> None:
+    """QEMU builds the machine and is asked to end before the first instruction."""
+    need_tools("qemu-system-x86_64", "qemu-img")
+    image = tmp_path / "a.qcow2"
+    command.check(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"], timeout=30, reason="make a disk")
+    vm = machine("a", bus=bus, nic=model)
+    words = ["qemu-system-x86_64", "-nodefaults", "-machine", machine_type(vm), "-m", "64", "-accel", "tcg"]
+    words += [*disk_arguments(vm.disks, [image]), *nic_arguments(vm.nics, ISOLATED)]
+    words += ["-display", "none", "-S", "-monitor", "stdio"]
+    said = command.check(words, timeout=30, reason="build the machine", input_text="info block\nquit\n")
+    assert "disk0" in said
 
 
 def test_board_follows_the_disks() -> None:

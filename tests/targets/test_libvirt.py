@@ -27,7 +27,9 @@ from p2v.model import (
     VirtualMachine,
     VirtualNic,
 )
-from p2v.targets.libvirt import PLATFORM, check, letters, render
+from p2v.targets import find_target
+from p2v.targets.counting import letters
+from p2v.targets.libvirt import LIBVIRT_BUS, PLATFORM, check, render
 from tests.conftest import need_tools
 from tests.plans import make_plan
 
@@ -85,7 +87,7 @@ def test_golden(name: str, regenerate: bool) -> None:
 
 @pytest.mark.tools
 @pytest.mark.parametrize("name", MACHINES)
-@pytest.mark.parametrize("bus", [bus for bus in DiskBus if bus is not DiskBus.NVME])
+@pytest.mark.parametrize("bus", list(LIBVIRT_BUS))
 def test_libvirts_schema_accepts_it(name: str, bus: DiskBus, tmp_path: Path) -> None:
     need_tools("virt-xml-validate", "xmllint")
     vm = MACHINES[name]
@@ -172,6 +174,20 @@ def test_disks_that_do_not_fit(field: str, value: int) -> None:
     seen = dataclasses.replace(make_plan().machine.disks[0], **{field: value})  # type: ignore[arg-type]
     findings = check(plan_with(disks=(PlannedDisk(0, seen, GiB),)))
     assert ["/dev/sda" in finding.message for finding in findings] == [True]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), (ImageFormat.QCOW2, DiskBus.VIRTIO_BLK, NicModel.VIRTIO)),
+        (("raw",), (ImageFormat.RAW, DiskBus.VIRTIO_BLK, NicModel.VIRTIO)),
+        (("virtio-scsi",), (ImageFormat.QCOW2, DiskBus.VIRTIO_SCSI, NicModel.VIRTIO)),
+        (("bus=sata", "nic=e1000e"), (ImageFormat.QCOW2, DiskBus.SATA, NicModel.E1000E)),
+    ],
+)
+def test_on_request(words: tuple[str, ...], expected: tuple[ImageFormat, DiskBus, NicModel]) -> None:
+    platform = find_target("libvirt", words).platform
+    assert (platform.image_format, platform.disk_bus, platform.nic_model) == expected
 
 
 def as_startable(text: str, accelerator: Accelerator) -> str:

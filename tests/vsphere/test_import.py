@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from p2v.errors import PlanRefused
-from p2v.model import Firmware
+from p2v.model import Firmware, Image, ImageFormat
+from p2v.targets import ovf
 from p2v.ui import UI
 from p2v.vsphere.importer import check_placement, import_machine
 from p2v.vsphere.session import open_session
@@ -181,6 +182,25 @@ def test_a_single_esxi_host_needs_no_names(esxi: Simulator, appliance: Appliance
     assert (found["CPUs"], found["Firmware"], found["Host"]) == (4, "efi", "localhost.localdomain")
     assert "ESX" in imported.location.product
     assert len(esxi.seen()["uploads"]) == 2
+
+
+def test_the_descriptor_that_the_vmware_target_writes(
+    vcenter: Simulator, appliance: Appliance, place: Placement, ui: UI
+) -> None:
+    images = tuple(
+        Image(disk.file, ImageFormat.VMDK, size)
+        for disk, size in zip(appliance.machine.disks, SIZES, strict=True)
+    )
+    ours = replace(appliance, descriptor=ovf.render(appliance.machine, ovf.Dialect.vmware(13), images))
+    wished = replace(place, networks=(NetworkMap(ovf.NETWORK, "DC0_DVPG0"),))
+    imported = import_machine(vcenter.server(), SECRET, wished, ours, ui, limits=LIMITS)
+    assert imported.warnings == ()
+    found = vcenter.machine(appliance.machine.name)
+    assert (found["CPUs"], found["MemoryMB"], found["Firmware"]) == (4, 6144, "efi")
+    assert [disk["KB"] * 1024 for disk in found["Disks"]] == list(CAPACITIES)
+    assert [card["Network"] for card in found["Cards"]] == ["DC0_DVPG0", "DC0_DVPG0"]
+    assert [card["Mac"] for card in found["Cards"]] == list(MACS)
+    assert [upload["Size"] for upload in vcenter.seen()["uploads"]] == list(SIZES)
 
 
 def test_a_place_is_checked_without_an_appliance(vcenter: Simulator, place: Placement) -> None:
