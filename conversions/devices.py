@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from p2v.model import Disk, Machine, Partition
 
@@ -95,6 +95,28 @@ def partition_path(disk: str, number: int) -> str:
     if disk.startswith("/dev/disk/"):
         return f"{disk}-part{number}"
     return f"{disk}p{number}" if disk[-1:].isdigit() else f"{disk}{number}"
+
+
+def disk_of(name: str, number: int) -> str:
+    """The disk whose partition `number` is called `name`; empty where the name is not of that partition."""
+    for tail in (f"-part{number}", f"p{number}", str(number)):
+        disk = name.removesuffix(tail)
+        if disk != name and partition_path(disk, number) == name:
+            return disk
+    return ""
+
+
+def with_own_name(machine: Machine, name: str, disk: Disk, number: int) -> Machine:
+    """The machine, once its system has said that `name` is partition `number` of `disk`.
+
+    That is how a disk gets its names that came without its machine, as an image does.
+    """
+    own = disk_of(name, number)
+    if not own or own in disk.names:
+        return machine
+    usual = USUAL_FIRST_NAMES if len(machine.disks) == 1 and not _disk_names(disk) else ()
+    named = replace(disk, names=tuple(dict.fromkeys((*disk.names, own, *usual))))
+    return replace(machine, disks=tuple(named if one is disk else one for one in machine.disks))
 
 
 def partition_paths(disk: str, number: int) -> tuple[str, ...]:

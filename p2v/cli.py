@@ -127,7 +127,7 @@ def _check_duration(_context: click.Context, _option: click.Parameter, value: st
 def cli(context: click.Context) -> None:
     """Physical machines into virtual ones, and back.
 
-    SOURCE is ssh://[user@]host[:port] or a path to a disk image.
+    SOURCE is ssh://[user@]host[:port] or a path to a disk image; sda=FIRST,sdb=SECOND for more than one.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from conversions.devices import DeviceNames, device_names
+from conversions.devices import DeviceNames, device_names, is_unstable, with_own_name
 from conversions.os_release import RELEASE_FILES, identify
 from p2v.errors import GuestError
 from p2v.guest import Access, Guest
@@ -35,7 +35,8 @@ class Root:
     """A filesystem that holds an installed system. `device` is its name in the appliance.
 
     `subvolume` is what the system's own fstab says that its root is, where it is one of Btrfs. `warnings` are
-    about what was left closed.
+    about what was left closed. `machine` is the one that was asked with, with the name of its disk that the
+    system on it uses, where nobody saw another.
     """
 
     device: str
@@ -43,6 +44,7 @@ class Root:
     machine_id: str = ""
     subvolume: str = ""
     warnings: tuple[str, ...] = ()
+    machine: Machine | None = None
 
 
 def mount_root(
@@ -54,18 +56,31 @@ def mount_root(
     several roots, `keys` open encrypted ones. Raises GuestError where there is none, more than
     one, where it is damaged or where it cannot be written.
     """
-    names = device_names(machine) if machine else DeviceNames(())
     keys = keys or Keys()
     if keys.passphrases:
         unlock(guest, keys.passphrases)
     root = _known_root(guest, machine) if machine and not device else None
     root = root or _choose(guest, _roots_unlocked(guest, machine, keys), device, machine)
     _mount_checked(guest, root.device)
-    mount_own(guest, machine, names)
+    machine = _with_own_name(guest, machine, root.device) if machine else None
+    mount_own(guest, machine, device_names(machine) if machine else DeviceNames(()))
     if guest.access is Access.READ_WRITE:
         for folder in ("/", "/boot", "/etc"):
             _check_writable(guest, folder)
-    return replace(root, warnings=tuple(_left_closed(place) for place in _closed(guest, machine)))
+    warnings = tuple(_left_closed(place) for place in _closed(guest, machine))
+    return replace(root, warnings=warnings, machine=machine)
+
+
+def _with_own_name(guest: Guest, machine: Machine, device: str) -> Machine:
+    """What fstab calls the root is the partition that the root was found on: evidence, not a guess."""
+    spec = next((mount.spec for mount in read_fstab(guest) if mount.mountpoint == "/"), "")
+    if not is_unstable(spec) or device_names(machine).find(spec):
+        return machine
+    for index, disk in enumerate(machine.disks):
+        for partition in disk.partitions:
+            if guest.partition_device(index, partition.number) == device:
+                return with_own_name(machine, spec, disk, partition.number)
+    return machine
 
 
 def _left_closed(place: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from conversions.network import configured_cards
 from p2v.accelerator import Accelerator
@@ -16,7 +15,7 @@ from p2v.errors import GuestError
 from p2v.guest import Access, GuestDisk, open_guest
 from p2v.guest_inspect import mount_root, operating_system
 from p2v.guest_unlock import Keys
-from p2v.model import Disk, Finding, ImageFormat, Machine, Severity
+from p2v.model import Disk, Finding, Machine, Severity
 from p2v.transports import Mount, Transport
 from p2v.ui import UI
 
@@ -88,7 +87,7 @@ def _about_disk(disk: Disk) -> list[Finding]:
             findings.append(
                 Finding(
                     Severity.WARNING,
-                    f"{name} is encrypted (LUKS): where the system is on it, its conversion needs the passphrase",
+                    f"{name} is encrypted (LUKS): if the system is on it, its conversion needs a key",
                     "Put it into the first line of a file: --luks-key-file FILE",
                 )
             )
@@ -103,17 +102,14 @@ def _about_disk(disk: Disk) -> list[Finding]:
 
 def look_into_image(
     machine: Machine,
-    path: Path,
-    image_format: ImageFormat,
+    images: Sequence[GuestDisk],
     accelerator: Accelerator,
     keys: Keys | None = None,
 ) -> Machine:
-    """What an image says of the system on it. A finding takes the place of a system that cannot be read."""
+    """What images say of the system on them. A finding takes the place of a system that cannot be read."""
     try:
-        with open_guest(
-            [GuestDisk(path, image_format)], access=Access.READ_ONLY, accelerator=accelerator
-        ) as guest:
-            mount_root(guest, machine=machine, keys=keys)
+        with open_guest(images, access=Access.READ_ONLY, accelerator=accelerator) as guest:
+            machine = mount_root(guest, machine=machine, keys=keys).machine or machine
             system = operating_system(guest)
             nics = configured_cards(guest)
             name = guest.read("/etc/hostname", limit=4096) if guest.exists("/etc/hostname") else b""

@@ -48,7 +48,7 @@ from p2v.run import Run
 from p2v.run import require_space as need_space
 from p2v.targets import find_target
 from p2v.targets.images import make_overlay, space_needed, write_image
-from p2v.transports.image import image_format
+from p2v.transports.image import image_files, image_format
 
 PROOF_SECONDS = {"kvm": 300.0, "tcg": 900.0}
 """Time limit of a boot; in emulation a Debian system takes about 50 s alone and three times that beside
@@ -81,10 +81,10 @@ def look(job: Job, source: Source, house: House) -> Machine:
     machine = probe(transport, house.ui)
     if machine.live:
         return machine
-    path = Path(job.source.removeprefix("file://"))
+    images = [GuestDisk(file.path, image_format(file.path)) for file in image_files(job.source)]
     with house.ui.phase("Looking into the image"):
         accelerator = house.accelerator().accelerator
-        return look_into_image(machine, path, image_format(path), accelerator, source.keys)
+        return look_into_image(machine, images, accelerator, source.keys)
 
 
 def order(plan: Plan) -> tuple[str, ...]:

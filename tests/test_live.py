@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -270,3 +271,55 @@ def test_the_journal_of_a_delta_is_small(sshd: Sshd, tmp_path: Path) -> None:
     assert kinds(found) == [PassKind.FULL, PassKind.DELTA, PassKind.FROZEN]
     assert found.passes[0].moved_size > 50_000_000
     assert all(one.moved_size <= 3 * BLOCK_SIZE for one in found.passes[1:])
+
+
+@contextmanager
+def idle_disk(folder: Path) -> Iterator[str]:
+    image = folder / "idle.img"
+    image.write_bytes(bytes(range(256)) * 40_000 + bytes(4096 - 256 * 40_000 % 4096))
+    device = run("losetup", "--find", "--show", image).strip()
+    try:
+        yield device
+    finally:
+        run("losetup", "--detach", device)
+
+
+def capture_idle(sshd: Sshd, folder: Path, device: str) -> Reached:
+    size = (folder / "idle.img").stat().st_size
+    with opened(sshd, folder) as (source, house):
+        machine = replace(source.transport().survey().machine, disks=(Disk(device, size, idle=True),))
+        plan = replace(plan_for(machine, []), disks=(PlannedDisk(0, machine.disks[0], 0),))
+        plan = replace(plan, consistency=Consistency.OFFLINE)
+        with create_run(folder / "runs", "idle", plan, job={}, order=rooms.order(plan)) as held:
+            return reached(capture_in(held, plan, source, house))
+
+
+def test_a_disk_that_nobody_uses_is_copied_once(sshd: Sshd, tmp_path: Path) -> None:
+    with idle_disk(tmp_path) as device:
+        found = capture_idle(sshd, tmp_path, device)
+    assert (found.grade, kinds(found)) == (Consistency.OFFLINE, [PassKind.FULL])
+
+
+def test_a_disk_that_somebody_begins_to_use_is_not_offline(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is copied; the image is there, but must not be taken for what was planned."""
+    with idle_disk(tmp_path) as device, ExitStack() as stack:
+        real = Passes.run
+
+        def claim_first(passes: Passes, *words: Any, **named: Any) -> CapturePass:
+            stack.enter_context(claimed(device))
+            return real(passes, *words, **named)
+
+        monkeypatch.setattr(Passes, "run", claim_first)
+        with pytest.raises(TransportError, match="nobody used it when this was planned"):
+            capture_idle(sshd, tmp_path, device)
+
+
+@contextmanager
+def claimed(device: str) -> Iterator[None]:
+    handle = os.open(device, os.O_RDONLY | os.O_EXCL)
+    try:
+        yield
+    finally:
+        os.close(handle)

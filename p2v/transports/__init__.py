@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 from p2v.errors import UsageError
 from p2v.transports.base import (
@@ -55,7 +54,7 @@ def _open_ssh(source: str, options: SshOptions, took: Took | None) -> AbstractCo
 
 
 def _open_image(source: str, options: SshOptions, took: Took | None) -> AbstractContextManager[Transport]:
-    return open_image_source(Path(source.removeprefix("file://")))
+    return open_image_source(source)
 
 
 TRANSPORTS: dict[str, Opener] = {"ssh": _open_ssh, "file": _open_image}

@@ -1,16 +1,19 @@
-"""A disk image on this machine as the source: raw as it is, other formats through a read-only qemu-nbd.
+"""Disk images on this machine as the source: raw as they are, other formats through a read-only qemu-nbd.
 
-An image says nothing of the machine that it was taken from: firmware is read off its partition table,
-processors and memory are defaults that the user may change, network cards are unknown.
+A machine with several disks is written `sda=first.img,sdb=second.img`: the names, which may be left out, are
+those that the disks had on the machine, where its configuration uses them; the first image is the first disk
+of the virtual machine. An image says nothing of the machine that it was taken from: firmware is read off the
+partition tables, processors and memory are defaults that the user may change, network cards are unknown.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,36 +30,87 @@ DEFAULT_MEMORY = 2 * GiB
 ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 BIOS_BOOT_TYPE = "21686148-6449-6e6f-744e-656564454649"
 START_SECONDS = 20.0
+DISK_NAME = re.compile(
+    r"(?:/dev/)?(?P<name>(?:[shv]|xv)d[a-z]{1,2}|nvme\d{1,2}n\d|mmcblk\d|cciss/c\dd\d{1,2})="
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """One image of a source; `name` is what the machine called the disk (`sda`), empty where nobody said."""
+
+    path: Path
+    name: str = ""
+
+
+def image_files(source: str) -> tuple[ImageFile, ...]:
+    """The images that a SOURCE names: a path, or `NAME=PATH,…` with the names left out or not.
+
+    Raises UsageError where an image or a name stands twice.
+    """
+    text = source.removeprefix("file://")
+    words = [text] if "," not in text or Path(text).exists() else text.split(",")
+    files = tuple(_image_file(word) for word in words)
+    names = [file.name for file in files if file.name]
+    paths = [file.path.resolve() for file in files]
+    if len(set(names)) < len(names) or len(set(paths)) < len(paths):
+        raise UsageError(f"{source} names a disk twice", hint="Try: sda=FIRST.img,sdb=SECOND.img")
+    return files
+
+
+def _image_file(word: str) -> ImageFile:
+    named = DISK_NAME.match(word)
+    if named is None or Path(word).exists():
+        return ImageFile(Path(word))
+    return ImageFile(Path(word[named.end() :]), named["name"])
+
+
+@dataclass(frozen=True, slots=True)
+class OpenImage:
+    """An image that was looked at."""
+
+    file: ImageFile
+    format: ImageFormat
+    sector_size: int
 
 
 class ImageTransport:
-    """One image file; opened for reading only."""
+    """The images of one machine; opened for reading only."""
 
-    def __init__(self, path: Path, image_format: ImageFormat, sector_size: int) -> None:
-        self._path = path
-        self._format = image_format
-        self._sector_size = sector_size
+    def __init__(self, images: Sequence[OpenImage]) -> None:
+        self._images = {str(image.file.path): image for image in images}
 
     boot_id = ""
 
     def survey(self) -> Survey:
-        with self._open() as device:
-            table = _table(device)
-            size = device.size
-        disk = Disk(path=str(self._path), size=size, sector_size=self._sector_size)
+        disks: list[Disk] = []
+        partitions: list[Partition] = []
+        for path, image in self._images.items():
+            with _open(image) as device:
+                table = _table(device)
+                name = f"/dev/{image.file.name}"
+                disk = Disk(
+                    path=path,
+                    size=device.size,
+                    sector_size=image.sector_size,
+                    names=(name,) if image.file.name else (),
+                )
+            disks.append(replace(disk, table_id=table.id if table else ""))
+            partitions += table.partitions if table else ()
+        first = next(iter(self._images.values()))
         return Survey(
             Machine(
-                hostname=self._path.stem,
-                firmware=_firmware(table.partitions) if table else Firmware.BIOS,
+                hostname=first.file.path.stem,
+                firmware=_firmware(tuple(partitions)),
                 cpus=DEFAULT_CPUS,
                 memory=DEFAULT_MEMORY,
-                disks=(replace(disk, table_id=table.id if table else ""),),
+                disks=tuple(disks),
             )
         )
 
     @contextmanager
     def open_disk(self, disk: Disk) -> Iterator[BlockDevice]:
-        with self._open() as device:
+        with _open(self._images[disk.path]) as device:
             yield device
 
     @contextmanager
@@ -65,22 +119,21 @@ class ImageTransport:
             yield tuple(stack.enter_context(self.open_disk(disk)) for disk in disks)
 
     def open_guard(self) -> AbstractContextManager[Guard]:
-        raise TransportError(f"{self._path} is an image: nothing on it runs")
+        raise TransportError(f"{', '.join(self._images)}: an image, nothing on it runs")
 
     def open_snapshots(self) -> AbstractContextManager[SnapshotKeeper]:
-        raise TransportError(f"{self._path} is an image: nothing on it runs")
+        raise TransportError(f"{', '.join(self._images)}: an image, nothing on it runs")
 
-    @contextmanager
-    def _open(self) -> Iterator[BlockDevice]:
-        if self._format is ImageFormat.RAW:
-            with open_file_device(self._path, sector_size=self._sector_size) as device:
-                yield device
-        else:
-            with (
-                _serve(self._path, self._format) as socket,
-                open_nbd_device(socket, self._sector_size) as served,
-            ):
-                yield served
+
+@contextmanager
+def _open(image: OpenImage) -> Iterator[BlockDevice]:
+    path = image.file.path
+    if image.format is ImageFormat.RAW:
+        with open_file_device(path, sector_size=image.sector_size) as device:
+            yield device
+    else:
+        with _serve(path, image.format) as socket, open_nbd_device(socket, image.sector_size) as served:
+            yield served
 
 
 def _table(device: BlockDevice) -> layout.Table | None:
@@ -142,13 +195,16 @@ def image_format(path: Path) -> ImageFormat:
 
 
 @contextmanager
-def open_image_source(path: Path) -> Iterator[ImageTransport]:
+def open_image_source(source: str) -> Iterator[ImageTransport]:
     """Raises UsageError, TransportError."""
-    found = image_format(path)
-    plain = ImageTransport(path, found, 512)
-    with plain.open_disk(Disk(path=str(path), size=0)) as device:
+    yield ImageTransport([_looked_at(file) for file in image_files(source)])
+
+
+def _looked_at(file: ImageFile) -> OpenImage:
+    plain = OpenImage(file, image_format(file.path), 512)
+    with _open(plain) as device:
         sector_size = layout.guess_sector_size(device)
         table = _table(device)
         if sector_size == 4096 and table is not None and table.kind is TableKind.GPT:
             sector_size = 512  # the table is whole when read with 512: byte 4096 only looks like a header
-    yield ImageTransport(path, found, sector_size)
+    return replace(plain, sector_size=sector_size)

@@ -11,7 +11,7 @@ from conversions.changes import Changes
 from conversions.kernels import Kernel, installed_kernels
 from conversions.ramdisks import Builder, find_builder
 from conversions.rebuilt import RESULT
-from drivers.virtio import AHCI, SD, VIRTIO_BLK, VIRTIO_PCI
+from drivers.linux import AHCI, SD, VIRTIO_BLK, VIRTIO_PCI
 from p2v.errors import GuestError
 from p2v.model import MiB
 from tests.conversions.cpio_writer import archive, initramfs

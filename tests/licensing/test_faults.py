@@ -12,7 +12,7 @@ import pytest
 from p2v.errors import LicenseError
 from p2v.licensing import host
 from p2v.licensing.anchor import Anchor, Spent, advance_anchor, anchor_path, read_anchor, replace_anchor
-from p2v.licensing.chain import Event
+from p2v.licensing.chain import Event, Row, read_entry
 from p2v.licensing.host import this_host
 from p2v.licensing.ledger import Ledger, open_ledger, open_unchecked
 from tests.licensing.vendor import DAY, SECOND, START, Clock, Vendor
@@ -334,3 +334,32 @@ def test_a_sound_ledger_is_not_touched_by_mending(tmp_path: Path, clock: Clock) 
         before = ledger.history()
         ledger.mend()
         assert ledger.history() == before
+
+
+def test_a_death_while_mending_counts_nothing_twice(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(tmp_path, clock, "r1")
+    backup = (tmp_path / "ledger.sqlite3").read_bytes()
+    convert(tmp_path, clock, "r2")
+    (tmp_path / "ledger.sqlite3").write_bytes(backup)
+
+    def die(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("p2v.licensing.ledger.replace_anchor", die)
+    with open_unchecked(tmp_path, clock=clock) as ledger, pytest.raises(LicenseError, match="No space"):
+        ledger.mend()
+    monkeypatch.undo()
+    assert "(0 conversions)" in refusal(tmp_path, clock).hint
+    mend(tmp_path, clock)
+    assert used(tmp_path, clock) == 2
+
+
+def test_an_entry_of_the_version_before_is_still_read() -> None:
+    content = (
+        '{"event":"committed","license":"evaluation","machine":"m","number":1,"owner":null,"reason":"",'
+        '"run":"r","title":"web","units":1,"version":"0.1.0","when":"2026-03-01T12:00:00+00:00","who":"root"}'
+    )
+    entry = read_entry(Row(1, content, ""))
+    assert (entry.event, entry.document, entry.host) == (Event.COMMITTED, "", "")

@@ -82,3 +82,28 @@ def test_a_damaged_image_is_an_error_with_words(raw: Path) -> None:
         handle.write(b"\xff" * 40)
     with pytest.raises(P2VError), open_transport(str(image), SshOptions()) as transport:
         transport.survey()
+
+
+def test_the_images_of_one_machine_keep_their_order_and_their_names(raw: Path) -> None:
+    second = partitioned(raw.with_name("second.raw"), "label: dos\n,,L\n", 32 * MiB)
+    with open_transport(f"sdb={second},/dev/sda={raw}", SshOptions()) as transport:
+        machine = transport.survey().machine
+        first, other = machine.disks
+        with transport.open_disks((other, first)) as (whole, small):
+            assert (whole.size, small.size) == (64 * MiB, 32 * MiB)
+            assert whole.read(2 * MiB, MiB) == raw.read_bytes()[2 * MiB : 3 * MiB]
+    assert [disk.names for disk in machine.disks] == [("/dev/sdb",), ("/dev/sda",)]
+    assert (machine.firmware, machine.hostname) == (Firmware.UEFI, "second")
+
+
+def test_commas_and_equal_signs_in_the_name_of_a_file(tmp_path: Path) -> None:
+    odd = partitioned(tmp_path / "sda=one,two.raw", "label: dos\n,,L\n", 32 * MiB)
+    with open_transport(str(odd), SshOptions()) as transport:
+        (disk,) = transport.survey().machine.disks
+    assert (disk.path, disk.names) == (str(odd), ())
+
+
+@pytest.mark.parametrize("source", ["{0},{0}", "sda={0},sda={0}.other"])
+def test_a_disk_that_stands_twice(raw: Path, source: str) -> None:
+    with pytest.raises(UsageError, match="twice"), open_transport(source.format(raw), SshOptions()):
+        pass

@@ -13,6 +13,7 @@ import os
 import ssl
 import subprocess
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,6 +77,15 @@ class Simulator:
 
     def seen(self) -> dict[str, Any]:
         return self.order()
+
+    def first_upload(self) -> dict[str, Any]:
+        """The simulator notes an upload when it has seen its end, which may be after we have."""
+        limit = time.monotonic() + 10
+        while not (uploads := self.seen()["uploads"]):
+            assert time.monotonic() < limit, "nothing was uploaded"
+            time.sleep(0.05)
+        found: dict[str, Any] = uploads[0]
+        return found
 
     def inventory(self) -> tuple[Any, ...]:
         """What must be as before after an import that failed: objects, machines, files."""

@@ -112,7 +112,7 @@ def test_a_lease_that_an_administrator_ends_half_way(
     large = make_appliance(tmp_path, name=request.node.name[:70], sizes=(24 * MiB, 1))
     error = failing(match="canceled by a user", appliance=large)
     assert "RequestCanceled" in error.message
-    upload = vcenter.seen()["uploads"][0]
+    upload = vcenter.first_upload()
     assert not upload["Whole"]
     assert MiB <= upload["Size"] < 20 * MiB
 

@@ -79,6 +79,7 @@ type state struct {
 	calls     map[string]int
 	users     []string
 	aborted   int
+	round     int // of the tests: what an earlier one has left running does not count
 	downUntil time.Time
 	session   *simulator.Session
 	leases    map[string]*simulator.HttpNfcLease
@@ -350,7 +351,7 @@ func end(fault types.BaseMethodFault, message string) {
 
 // receive takes an upload, as the simulator would, but looks at it.
 func receive(w http.ResponseWriter, r *http.Request) {
-	now := behaviour()
+	now, round := behaviour(), currentRound()
 	digest := sha256.New()
 	upload := Upload{
 		Name: filepath.Base(r.URL.Path), Method: r.Method, Type: r.Header.Get("Content-Type"),
@@ -364,6 +365,10 @@ func receive(w http.ResponseWriter, r *http.Request) {
 		if now.BytesPerSecond > 0 {
 			time.Sleep(time.Duration(float64(n) / float64(now.BytesPerSecond) * float64(time.Second)))
 		}
+		if round != currentRound() {
+			cut(w)
+			return
+		}
 		if stop := trouble(w, now, upload.Size); stop {
 			keep(upload, digest.Sum(nil), false)
 			return
@@ -376,6 +381,12 @@ func receive(w http.ResponseWriter, r *http.Request) {
 	// The simulator's own handler decides whether lease and file are known.
 	r.Body = io.NopCloser(bytes.NewReader(nil))
 	simulator.ServeNFC(w, r)
+}
+
+func currentRound() int {
+	seen.Lock()
+	defer seen.Unlock()
+	return seen.round
 }
 
 func keep(upload Upload, digest []byte, whole bool) {
@@ -444,6 +455,7 @@ func obey(b *Behaviour, free map[string]int64, largest int64, maintain []string,
 	seen.Lock()
 	defer seen.Unlock()
 	if reset {
+		seen.round++
 		seen.uploads, seen.progress, seen.users, seen.aborted = nil, nil, nil, 0
 		seen.calls, seen.leases = map[string]int{}, map[string]*simulator.HttpNfcLease{}
 		seen.downUntil = time.Time{}
