@@ -26,11 +26,15 @@ USUAL_FIRST_NAMES = ("/dev/sda", "/dev/vda", "/dev/hda", "/dev/xvda", "/dev/nvme
 
 @dataclass(frozen=True, slots=True)
 class DeviceName:
-    """One name, what replaces it anywhere (`UUID=…`), and the kind of filesystem there, where known."""
+    """One name, what replaces it anywhere (`UUID=…`), and the kind of filesystem there, where known.
+
+    `partition` is the same place by its `PARTUUID=…`, empty where it has none of its own.
+    """
 
     name: str
     stable: str
     kind: str = ""
+    partition: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,12 @@ class DeviceNames:
         """What stands for `name` on any machine, or None where the name is not the source's."""
         found = self.find(name)
         return found.stable if found else None
+
+    def by_partition(self) -> DeviceNames:
+        """The names that a kernel understands without an initramfs: it looks into no filesystem."""
+        return replace(
+            self, names=tuple(replace(name, stable=name.partition) for name in self.names if name.partition)
+        )
 
     def path(self, name: str) -> str | None:
         """As `stable`, for places that take a path only: `/dev/disk/by-uuid/…`."""
@@ -139,12 +149,16 @@ def _names_on(disk: Disk, path: str, shared: frozenset[str]) -> Iterator[DeviceN
         if stable:
             kind = partition.filesystem.kind if partition.filesystem else ""
             for name in partition_paths(path, partition.number):
-                yield DeviceName(name, stable, kind)
+                yield DeviceName(name, stable, kind, _by_partition(partition, shared))
 
 
 def _stable(partition: Partition, shared: frozenset[str]) -> str:
     if partition.filesystem and _usable(partition.filesystem.uuid, shared):
         return f"UUID={partition.filesystem.uuid}"
+    return _by_partition(partition, shared)
+
+
+def _by_partition(partition: Partition, shared: frozenset[str]) -> str:
     return f"PARTUUID={partition.uuid}" if _usable(partition.uuid, shared) else ""
 
 

@@ -19,7 +19,7 @@ from conversions.loaders import NONE, Loader, find_loader
 from conversions.protocol import GuestFiles
 from conversions.ramdisks import find_builder
 from conversions.request import Request
-from conversions.storage import rewrite_storage
+from conversions.storage import rewrite_storage, warn_about_hardware
 from conversions.uefi import ensure_fallback_loader
 from conversions.updates import Updates
 from p2v.errors import GuestError
@@ -59,7 +59,7 @@ def convert_linux(
     builder = find_builder(changes)
 
     rewrite_storage(changes, names)
-    loader.rewrite_devices(names)
+    loader.rewrite_devices(names if _has_initramfs(kernels) else names.by_partition())
     builder.rewrite_devices(names)
     for step in (network, *steps):
         step(changes, request)
@@ -68,6 +68,7 @@ def convert_linux(
     if request.firmware is Firmware.UEFI:
         ensure_fallback_loader(changes, loader.name)
 
+    warn_about_hardware(changes)
     disk_bus, nic_model = _LEAST_DEMANDING
     if kernels:
         default = default_kernel(kernels, loader.default_kernel())
@@ -103,6 +104,11 @@ def _kernels(changes: Changes, request: Request, loader: Loader, tolerance: Tole
     if loader.name == NONE:
         return _kernels_if_any(changes, request)
     return ()
+
+
+def _has_initramfs(kernels: Sequence[Kernel]) -> bool:
+    """Whether something that knows UUIDs looks for the root; where no kernel is seen, most likely."""
+    return not kernels or any(kernel.initramfs or kernel.contents for kernel in kernels)
 
 
 def _kernels_if_any(changes: Changes, request: Request) -> tuple[Kernel, ...]:

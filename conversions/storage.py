@@ -39,6 +39,10 @@ def rewrite_storage(changes: Changes, names: DeviceNames) -> None:
     rewrite_mdadm(changes, names)
     for path in _existing(changes, PATHS_ONLY):
         changes.write_text(path, with_stable_paths(changes.read_text(path), names), STABLE_NAMES)
+
+
+def warn_about_hardware(changes: Changes) -> None:
+    """Say what still names the old disks once all is rewritten that can be."""
     for path in _existing(changes, LOOKED_AT):
         _warn_about(changes, path)
     _warn_about_multipath(changes)

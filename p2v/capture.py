@@ -72,28 +72,30 @@ def _capture_idle(run: Run, plan: Plan, source: Source, house: House) -> Capture
     all_works = [_work(run, planned) for planned in plan.disks]
     works = [work for work in all_works if not work.files.image.exists()]
     passes = Passes(works, source, house.ui, run.log)
+    check = partial(_require_idle, plan, source, passes)
     if works:
-        _require_idle(plan, source, passes)
-        passes.retrying(plan.machine, partial(_copy_idle, run, passes, house))
-        _require_idle(plan, source, passes)
+        check()
+        passes.retrying(plan.machine, partial(_copy_idle, run, passes, house, check))
     for work in all_works:
         _seal(work)
     reached = Reached(Consistency.OFFLINE, tuple(passes.done))
     return _sum_stats(all_works, reached, time.monotonic() - started)
 
 
-def _copy_idle(run: Run, passes: Passes, house: House) -> None:
+def _copy_idle(run: Run, passes: Passes, house: House, check: Callable[[], None]) -> None:
     """One disk is shown being read back; of several, each is checked beside the others' copying."""
     passes.works = [work for work in passes.works if not work.files.image.exists()]
     if len(passes.works) == 1:
         passes.run(PassKind.FULL)
+        check()
         _read_back(run, passes.works, house)
         _finish(passes.works[0])
     elif passes.works:
-        passes.run(PassKind.FULL, then=partial(_verify_and_finish, run))
+        passes.run(PassKind.FULL, then=partial(_verify_and_finish, run, check))
 
 
-def _verify_and_finish(run: Run, work: DiskWork) -> None:
+def _verify_and_finish(run: Run, check: Callable[[], None], work: DiskWork) -> None:
+    check()
     _verify(run, work, progress=_nobody)
     _finish(work)
 
@@ -121,6 +123,9 @@ def _capture_live(run: Run, plan: Plan, source: Source, house: House) -> Capture
     note = run.capture_dir / "stats.json"
     if not note.exists():
         started = time.monotonic()
+        for work in works:
+            # Of another moment, which the others never reached.
+            work.files.image.unlink(missing_ok=True)
         reached = copy_live(plan, Passes(works, source, house.ui, run.log))
         for work in works:
             _write_digests(work)

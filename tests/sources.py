@@ -12,7 +12,7 @@ from p2v.errors import ConnectionLost
 from p2v.house import House, Source
 from p2v.job import Job
 from p2v.model import Disk
-from p2v.transports import Guard, Survey, Transport
+from p2v.transports import Guard, SnapshotKeeper, Survey, Transport
 
 Hook = Callable[[BlockRequest], None]
 
@@ -69,6 +69,9 @@ class Files:
             yield tuple(stack.enter_context(self.open_disk(disk)) for disk in disks)
 
     def open_guard(self) -> AbstractContextManager[Guard]:
+        raise AssertionError("nothing runs on files")
+
+    def open_snapshots(self) -> AbstractContextManager[SnapshotKeeper]:
         raise AssertionError("nothing runs on files")
 
 

@@ -308,12 +308,14 @@ def test_a_disk_that_somebody_begins_to_use_is_not_offline(
         real = Passes.run
 
         def claim_first(passes: Passes, *words: Any, **named: Any) -> CapturePass:
+            monkeypatch.setattr(Passes, "run", real)
             stack.enter_context(claimed(device))
             return real(passes, *words, **named)
 
         monkeypatch.setattr(Passes, "run", claim_first)
-        with pytest.raises(TransportError, match="nobody used it when this was planned"):
-            capture_idle(sshd, tmp_path, device)
+        for _ in range(2):  # nor be taken for it by a second try
+            with pytest.raises(TransportError, match="nobody used it when this was planned"):
+                capture_idle(sshd, tmp_path, device)
 
 
 @contextmanager

@@ -162,11 +162,11 @@ def _flavor(vm: VirtualMachine) -> list[str]:
     create = (
         f'openstack flavor create --private --vcpus {vm.cpus} --ram {-(-vm.memory // MiB)} --disk 0 "$flavor"'
     )
+    made = f"p2v-{uuid.uuid5(uuid.NAMESPACE_OID, one_line(vm.uuid or vm.name)).hex[:8]}"
     return [
         "flavor=${2:-}",
         "# Without a flavor, one of the size of the machine is made, which takes an administrator.",
-        f'if [ -z "$flavor" ]; then flavor=p2v-{uuid.uuid5(uuid.NAMESPACE_OID, one_line(vm.uuid or vm.name)).hex[:8]};'
-        f" {create}; fi",
+        f'if [ -z "$flavor" ]; then flavor={made}; {create}; fi',
     ]
 
 

@@ -109,11 +109,14 @@ def _integer(parent: ET.Element, tag: str, value: int) -> None:
 
 
 def _disks(adapter: ET.Element, disks: tuple[VirtualDisk, ...]) -> None:
-    controllers = [add(adapter, "ide_controller", id=str(number)) for number in range(2)]
+    controllers: dict[int, ET.Element] = {}
     for index, disk in enumerate(disks):
         if disk.bus is not DiskBus.IDE or index >= IDE_DISKS:
             raise TargetError(f"Virtual Server has no place for {disk.file} ({disk.bus}): four disks, on IDE")
-        location = add(controllers[index // 2], "location", id=str(index % 2))
+        number, position = divmod(index, 2)
+        if position == 0:
+            controllers[number] = add(adapter, "ide_controller", id=str(number))
+        location = add(controllers[number], "location", id=str(position))
         _integer(location, "drive_type", int(HARD_DISK))
         path = add(location, "pathname")
         _leaf(path, "absolute", "")

@@ -48,8 +48,8 @@ def clean(session: Session, begun: Begun, instance_uuid: str, ui: UI, what: str)
         # A second Ctrl-C comes past here too.
         if not gone:
             ui.warn(
-                f"{what} may have been left behind, half made ({problem}). A lease that nobody renews ends by "
-                "itself and takes the machine along; look for it, and delete it if it is there"
+                f"{what} may have been left behind, half made ({problem}). A lease that nobody renews ends "
+                "by itself and takes the machine along; look for it, and delete it if it is there"
             )
 
 

@@ -13,7 +13,7 @@ from conversions.kernels import Kernel, installed_kernels
 from conversions.linux import default_kernel
 from p2v.model import DiskBus
 from tests.conversions.cpio_writer import archive, initramfs
-from tests.conversions.machines import OLD_MODULES, convert, tree
+from tests.conversions.machines import OLD_MODULES, ROOT_UUID, VERSION, convert, tree
 from tests.conversions.trees import guest_with, portable_executable
 
 
@@ -142,3 +142,14 @@ def test_of_two_kernels_only_the_one_that_lacks_the_drivers_is_changed(tmp_path:
     assert conversion.disk_bus is DiskBus.VIRTIO_BLK
     assert guest.read("/boot/initrd.img-6.1.0-99-amd64") == complete
     assert f"/boot/initrd.img-{first}" in [change.path for change in conversion.changes]
+
+
+def test_a_kernel_without_initramfs_is_given_names_that_it_understands(tmp_path: Path) -> None:
+    guest = tree(tmp_path)
+    guest.remove(f"/boot/initrd.img-{VERSION}")
+    guest.write(
+        f"/lib/modules/{VERSION}/modules.builtin", b"kernel/ahci.ko\nkernel/sd_mod.ko\nkernel/e1000.ko\n"
+    )
+    convert(guest)
+    assert "root=PARTUUID=1f8a2b3c-01" in guest.read("/boot/grub/grub.cfg").decode()
+    assert f"UUID={ROOT_UUID}" in guest.read("/etc/fstab").decode()

@@ -15,7 +15,7 @@ from conversions.kernels import Kernel
 from conversions.lvm import without_filters
 from conversions.mdadm import without_members
 from conversions.ramdisk_settings import stable_settings
-from conversions.storage import rewrite_storage
+from conversions.storage import rewrite_storage, warn_about_hardware
 from p2v.model import Disk, Filesystem, Firmware, GiB, Machine, MiB, Partition
 from tests.conversions.machines import ROOT_UUID, SWAP_UUID
 from tests.conversions.trees import NAMES, guest_with, text
@@ -106,6 +106,7 @@ def test_what_nobody_can_rewrite_is_named_with_its_line(tmp_path: Path) -> None:
     }
     changes = Changes(guest_with(tmp_path, files))
     rewrite_storage(changes, NAMES)
+    warn_about_hardware(changes)
     said = "\n".join(changes.warnings)
     for place in (
         *("/etc/smartd.conf:3 names /dev/sda", "/etc/udev/rules.d/60-disk.rules:1", "60-disk.rules:2"),
@@ -118,7 +119,7 @@ def test_what_nobody_can_rewrite_is_named_with_its_line(tmp_path: Path) -> None:
 
 def test_a_huge_file_that_only_would_be_looked_at_is_said(tmp_path: Path) -> None:
     changes = Changes(guest_with(tmp_path, {"/etc/rc.local": b"#" * (5 * MiB)}))
-    rewrite_storage(changes, NAMES)
+    warn_about_hardware(changes)
     assert ["/etc/rc.local was not looked at" in warning for warning in changes.warnings] == [True]
 
 

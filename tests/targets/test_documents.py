@@ -168,7 +168,7 @@ def test_xen_reads_hostile_names_and_odd_paths() -> None:
     target, vm = hostile("xen")
     folder = Path("/srv/a run's (folder), target=/etc/passwd")
     config = XenConfig(target.render(vm, folder)[0].text)
-    assert config.string("name") == "a-b-c-id-x"
+    assert config.string("name") == "a-b-c-id--x"
     assert config.disk(config.strings("disk")[0]) == (f"{folder}/disk0.qcow2", "xvda")
     assert config.string("uuid") == ""
 

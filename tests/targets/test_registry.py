@@ -72,7 +72,7 @@ def test_a_platform_is_whole(words: str) -> None:
 
 @pytest.mark.parametrize("words", EVERY)
 def test_render_takes_what_the_pack_gives(words: str) -> None:
-    """A guest that cannot use the best device of a platform gets another of its pack: that must do as well."""
+    """A guest that cannot use the best device of a platform gets another of its pack: that must do too."""
     target, vm = plain(words)
     pack = drivers.pack(target.platform.driver_pack)
     for bus in {choice.bus for choice in pack.disks}:

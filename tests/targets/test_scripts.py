@@ -148,7 +148,7 @@ def test_proxmox_imports(tmp_path: Path) -> None:
 def test_proxmox_takes_no_order_from_a_name(tmp_path: Path) -> None:
     target, vm = hostile("proxmox")
     calls = run_script(target.render(vm, IMAGES)[0].text, tmp_path, "qm", "120", "local", "vmbr7")
-    assert calls[0][calls[0].index("--name") + 1] == "a-b-c-id-x"
+    assert calls[0][calls[0].index("--name") + 1] == "a-b-c-id--x"
     assert calls[-2][2:] == ["--net0", "virtio=00:1B:21:3A:4F:15,bridge=vmbr7"]
 
 

@@ -17,7 +17,7 @@ from p2v.errors import ConnectionLost, TransportError
 from p2v.transports import Guard, SshOptions, open_transport
 from tests.conftest import need_tools
 from tests.disk.volumes import need_fuse
-from tests.loops import SIZE, LoopDisk, loop_disk, run, writing
+from tests.loops import SIZE, LoopDisk, loop_disk, run, unmount, writing
 from tests.sshd import Sshd, descendants
 
 pytestmark = [pytest.mark.ssh, pytest.mark.tools, pytest.mark.timeout(120)]
@@ -217,6 +217,37 @@ def test_a_read_only_mount_uses_a_disk_but_needs_no_freezing(sshd: Sshd, disk: L
         assert guard.freeze([disk.device], LONG).frozen == ()
         guard.thaw()
     run("mount", "-o", "remount,rw", disk.folder)
+
+
+def test_a_filesystem_in_a_file_is_frozen_before_the_one_that_holds_it(
+    sshd: Sshd, disk: LoopDisk, tmp_path: Path
+) -> None:
+    """The other way round, the inner one could never write what it must before it stands still."""
+    image, place = disk.folder / "inner.img", tmp_path / "inner"
+    with image.open("wb") as handle:
+        handle.truncate(64 * 2**20)
+    run("mkfs.ext4", "-q", image)
+    place.mkdir()
+    run("mount", "-o", "loop", image, place)
+    try:
+        (place / "dirty").write_bytes(bytes(range(256)) * 1000)
+        with guarded(sshd) as guard:
+            frozen = guard.freeze([disk.device], LIMIT)
+            assert {one.place for one in frozen.frozen} == {str(place), str(disk.folder)}
+            assert not frozen.fired
+            thawed = guard.thaw()
+        assert (thawed.lost, thawed.fired) == ((), False)
+    finally:
+        disk.thaw()
+        unmount(place)
+
+
+def test_only_some_places(sshd: Sshd, disk: LoopDisk, tmp_path: Path) -> None:
+    with loop_disk("xfs", tmp_path, "other") as other, guarded(sshd) as guard:
+        frozen = guard.freeze([disk.device, other.device], LONG, only=[str(other.folder)])
+        assert [one.place for one in frozen.frozen] == [str(other.folder)]
+        assert not disk.is_frozen()
+        guard.thaw()
 
 
 def test_wrong_questions_are_answered_with_errors(sshd: Sshd) -> None:

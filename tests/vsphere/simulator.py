@@ -25,7 +25,7 @@ from p2v.vsphere.credentials import PasswordKind, PasswordSource, Secret
 from p2v.vsphere.settings import Limits, Server
 from tests.conftest import need_tools
 
-SOURCE = Path(__file__).parent / "vcsim/main.go"
+SOURCES = sorted((Path(__file__).parent / "vcsim").glob("*.go"))
 LIBRARY = "golang-github-vmware-govmomi-dev"
 GOPATH = Path("/usr/share/gocode")
 BUILD_SECONDS = 280.0
@@ -120,7 +120,7 @@ def binary() -> Path:
 
 def _key() -> str:
     library = command.run(["dpkg-query", "-W", "-f", "${Version}", LIBRARY], timeout=20).stdout
-    digest = hashlib.sha256(SOURCE.read_bytes())
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES))
     digest.update(f"{command.run(['go', 'version'], timeout=20).stdout} {library}".encode())
     return digest.hexdigest()[:16]
 
@@ -131,7 +131,7 @@ def _build(base: Path, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=base) as scratch:
         made = Path(scratch) / "vcsim"
         command.check(
-            ["go", "build", "-trimpath", "-o", made, SOURCE],
+            ["go", "build", "-trimpath", "-o", made, *SOURCES],
             reason="build the simulator",
             timeout=BUILD_SECONDS,
             env={

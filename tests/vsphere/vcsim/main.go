@@ -7,29 +7,16 @@ package main
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha1"
-	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
-	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"path/filepath"
 	"regexp"
-	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -37,7 +24,6 @@ import (
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/methods"
-	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -131,57 +117,6 @@ func (m *Manager) CreateImportSpec(ctx *simulator.Context, req *types.CreateImpo
 		}
 	}
 	return body
-}
-
-// certificate makes a certificate for the loopback, signed by parent or by itself.
-func certificate(name string, parent *tls.Certificate) tls.Certificate {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(err)
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
-	must(err)
-	template := &x509.Certificate{
-		SerialNumber: serial,
-		Subject:      pkix.Name{CommonName: name},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-	}
-	signer, signerKey := template, interface{}(key)
-	if parent == nil {
-		template.IsCA = true
-		template.BasicConstraintsValid = true
-		template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature
-		template.SubjectKeyId = []byte{1, 2, 3, 4}
-	} else {
-		signer, err = x509.ParseCertificate(parent.Certificate[0])
-		must(err)
-		signerKey = parent.PrivateKey
-		template.KeyUsage = x509.KeyUsageDigitalSignature
-		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-		template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, signer, &key.PublicKey, signerKey)
-	must(err)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-}
-
-func listen(cert tls.Certificate) net.Listener {
-	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}})
-	must(err)
-	return listener
-}
-
-func sha1Of(cert tls.Certificate) string {
-	digest := sha1.Sum(cert.Certificate[0])
-	pairs := make([]string, len(digest))
-	for i, b := range digest {
-		pairs[i] = fmt.Sprintf("%02X", b)
-	}
-	return strings.Join(pairs, ":")
-}
-
-func sha256Of(cert tls.Certificate) string {
-	digest := sha256.Sum256(cert.Certificate[0])
-	return hex.EncodeToString(digest[:])
 }
 
 type server struct {
@@ -347,233 +282,6 @@ func end(fault types.BaseMethodFault, message string) {
 		lease.Error = &types.LocalizedMethodFault{Fault: fault, LocalizedMessage: message}
 	}
 	seen.behaviour.Faults = map[string]string{"HttpNfcLeaseProgress": "InvalidState"}
-}
-
-// receive takes an upload, as the simulator would, but looks at it.
-func receive(w http.ResponseWriter, r *http.Request) {
-	now, round := behaviour(), currentRound()
-	digest := sha256.New()
-	upload := Upload{
-		Name: filepath.Base(r.URL.Path), Method: r.Method, Type: r.Header.Get("Content-Type"),
-		Host: r.Host, Promised: r.ContentLength,
-	}
-	buffer := make([]byte, 32*1024)
-	for {
-		n, err := r.Body.Read(buffer)
-		digest.Write(buffer[:n])
-		upload.Size += int64(n)
-		if now.BytesPerSecond > 0 {
-			time.Sleep(time.Duration(float64(n) / float64(now.BytesPerSecond) * float64(time.Second)))
-		}
-		if round != currentRound() {
-			cut(w)
-			return
-		}
-		if stop := trouble(w, now, upload.Size); stop {
-			keep(upload, digest.Sum(nil), false)
-			return
-		}
-		if err != nil {
-			keep(upload, digest.Sum(nil), err == io.EOF)
-			break
-		}
-	}
-	// The simulator's own handler decides whether lease and file are known.
-	r.Body = io.NopCloser(bytes.NewReader(nil))
-	simulator.ServeNFC(w, r)
-}
-
-func currentRound() int {
-	seen.Lock()
-	defer seen.Unlock()
-	return seen.round
-}
-
-func keep(upload Upload, digest []byte, whole bool) {
-	upload.Sha256, upload.Whole = hex.EncodeToString(digest), whole
-	seen.Lock()
-	seen.uploads = append(seen.uploads, upload)
-	seen.Unlock()
-}
-
-func reached(limit, size int64) bool { return limit > 0 && size >= limit }
-
-func trouble(w http.ResponseWriter, now Behaviour, size int64) bool {
-	switch {
-	case reached(now.ExitAfter, size):
-		os.Exit(0)
-	case reached(now.DropAfter, size):
-		seen.Lock()
-		seen.downUntil = time.Now().Add(time.Duration(now.DownMillis) * time.Millisecond)
-		seen.Unlock()
-		cut(w)
-		return true
-	case reached(now.FullAfter, size):
-		end(&types.NoDiskSpace{}, "There is not enough space on the datastore.")
-		http.Error(w, "No space left on device", http.StatusInternalServerError)
-		return true
-	case reached(now.RefuseAfter, size):
-		http.Error(w, "write failed", http.StatusInternalServerError)
-		return true
-	case reached(now.AbortAfter, size):
-		seen.Lock()
-		done := seen.behaviour.AbortAfter == 0
-		seen.behaviour.AbortAfter = 0
-		seen.Unlock()
-		if !done {
-			end(&types.RequestCanceled{}, "The task was canceled by a user.")
-		}
-	}
-	return false
-}
-
-func control(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodPost {
-		var order struct {
-			Behaviour   *Behaviour
-			FreeSpace   map[string]int64
-			LargestFile int64    // bytes, of every datastore; by default 62 TiB
-			Maintain    []string // hosts to put into maintenance
-			Reset       bool
-		}
-		if err := json.NewDecoder(r.Body).Decode(&order); err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		obey(order.Behaviour, order.FreeSpace, order.LargestFile, order.Maintain, order.Reset)
-	}
-	seen.Lock()
-	defer seen.Unlock()
-	_ = json.NewEncoder(w).Encode(map[string]interface{}{
-		"uploads": seen.uploads, "progress": seen.progress, "calls": seen.calls, "users": seen.users,
-		"aborted": seen.aborted, "objects": objects(), "machines": machines(), "files": files(),
-		"sessions": sessions(),
-	})
-}
-
-func obey(b *Behaviour, free map[string]int64, largest int64, maintain []string, reset bool) {
-	seen.Lock()
-	defer seen.Unlock()
-	if reset {
-		seen.round++
-		seen.uploads, seen.progress, seen.users, seen.aborted = nil, nil, nil, 0
-		seen.calls, seen.leases = map[string]int{}, map[string]*simulator.HttpNfcLease{}
-		seen.downUntil = time.Time{}
-	}
-	if b != nil {
-		seen.behaviour = *b
-	}
-	for _, entity := range simulator.Map.All("Datastore") {
-		store := entity.(*simulator.Datastore)
-		// The simulator takes the free space of the machine that it runs on.
-		store.Info.GetDatastoreInfo().MaxFileSize = 62 << 40
-		if largest > 0 {
-			store.Info.GetDatastoreInfo().MaxFileSize = largest
-		}
-		if size, ok := free[store.Name]; ok {
-			store.Summary.FreeSpace = size
-		}
-	}
-	for _, entity := range simulator.Map.All("HostSystem") {
-		host := entity.(*simulator.HostSystem)
-		host.Runtime.InMaintenanceMode = false
-		for _, name := range maintain {
-			host.Runtime.InMaintenanceMode = host.Runtime.InMaintenanceMode || host.Name == name
-		}
-	}
-}
-
-// sessions counts the users that are logged in.
-func sessions() int {
-	return len(simulator.Map.SessionManager().SessionList)
-}
-
-func objects() []string {
-	names := []string{}
-	for _, entity := range simulator.Map.All("") {
-		names = append(names, entity.Reference().String())
-	}
-	sort.Strings(names)
-	return names
-}
-
-// files lists what is in the folders behind the datastores.
-func files() []string {
-	names := []string{}
-	for _, entity := range simulator.Map.All("Datastore") {
-		root := entity.(*simulator.Datastore).Info.GetDatastoreInfo().Url
-		_ = filepath.Walk(root, func(path string, info os.FileInfo, err error) error {
-			if err == nil && path != root {
-				names = append(names, strings.TrimPrefix(path, root))
-			}
-			return nil
-		})
-	}
-	sort.Strings(names)
-	return names
-}
-
-type machine struct {
-	Name, Ref, Firmware, Power, Folder, Host, Pool, Uuid, InstanceUuid, Version string
-	CPUs, MemoryMB                                                              int32
-	Disks                                                                       []map[string]interface{}
-	Cards                                                                       []map[string]string
-}
-
-func machines() []machine {
-	found := []machine{}
-	for _, entity := range simulator.Map.All("VirtualMachine") {
-		vm := entity.(*simulator.VirtualMachine)
-		m := machine{
-			Name: vm.Name, Ref: vm.Self.Value, Firmware: vm.Config.Firmware, Power: string(vm.Runtime.PowerState),
-			Folder: nameOf(vm.Parent), Host: nameOf(vm.Runtime.Host), Pool: nameOf(vm.ResourcePool),
-			Uuid: vm.Config.Uuid, InstanceUuid: vm.Config.InstanceUuid, Version: vm.Config.Version,
-			CPUs: vm.Config.Hardware.NumCPU, MemoryMB: vm.Config.Hardware.MemoryMB,
-		}
-		controllers := map[int32]string{}
-		for _, device := range vm.Config.Hardware.Device {
-			controllers[device.GetVirtualDevice().Key] = strings.TrimPrefix(fmt.Sprintf("%T", device), "*types.")
-		}
-		for _, device := range vm.Config.Hardware.Device {
-			switch d := device.(type) {
-			case *types.VirtualDisk:
-				flat, _ := d.Backing.(*types.VirtualDiskFlatVer2BackingInfo)
-				m.Disks = append(m.Disks, map[string]interface{}{
-					"KB": d.CapacityInKB, "Controller": controllers[d.ControllerKey],
-					"Thin": flat != nil && flat.ThinProvisioned != nil && *flat.ThinProvisioned,
-				})
-			case types.BaseVirtualEthernetCard:
-				m.Cards = append(m.Cards, card(d))
-			}
-		}
-		found = append(found, m)
-	}
-	return found
-}
-
-func card(device types.BaseVirtualEthernetCard) map[string]string {
-	c := device.GetVirtualEthernetCard()
-	network := ""
-	switch b := c.Backing.(type) {
-	case *types.VirtualEthernetCardNetworkBackingInfo:
-		network = b.DeviceName
-	case *types.VirtualEthernetCardDistributedVirtualPortBackingInfo:
-		network = nameOf(&types.ManagedObjectReference{Type: "DistributedVirtualPortgroup", Value: b.Port.PortgroupKey})
-	}
-	return map[string]string{
-		"Mac": c.MacAddress, "Network": network, "Model": strings.TrimPrefix(fmt.Sprintf("%T", device), "*types."),
-	}
-}
-
-func nameOf(ref *types.ManagedObjectReference) string {
-	if ref == nil {
-		return ""
-	}
-	entity, ok := simulator.Map.Get(*ref).(mo.Entity)
-	if !ok {
-		return ""
-	}
-	return entity.Entity().Name
 }
 
 // markUplinks tags the port groups of a switch's own uplinks as vCenter does.
