@@ -15,8 +15,9 @@ import click
 
 from p2v import __version__, doctor, license_cli, pipeline, report
 from p2v.errors import ExitCode, P2VError, Terminated, UsageError
+from p2v.house import House
 from p2v.job import Job
-from p2v.model import FREEZE_SECONDS, Choice, ConsistencyWish, GiB, KiB, MiB, Removal
+from p2v.model import FREEZE_SECONDS, Choice, ConsistencyWish, GiB, Goal, KiB, MiB, Receipt, Removal
 from p2v.options import Command, common_options, make_house
 from p2v.retry import parse_duration
 from p2v.ui import UI, ProgressStyle
@@ -140,41 +141,76 @@ def cli(context: click.Context) -> None:
 def scan(source: str, as_json: bool, **options: Any) -> None:
     """Show what a machine is and what would block its conversion."""
     house = make_house(options)
-    job = Job(source=source, target="libvirt", output=DEFAULT_OUTPUT, **options)
+    job = Job(source=source, targets=(), output=DEFAULT_OUTPUT, **options)
     found = pipeline.scan(job, house)
     house.ui.result(report.scan_json(found) if as_json else report.scan_text(found))
 
 
+def capture_options(command: Command) -> Command:
+    """What of the source is read, how, and where it goes."""
+    options = [
+        click.option(
+            "--output", type=click.Path(path_type=Path), required=True, help="Folder that holds the runs."
+        ),
+        click.option("--name", default="", help="Name of the run and the machine; default: the host name."),
+        click.option(
+            "--disk", "disks", multiple=True, help="Only this disk: path, serial or WWN. May be repeated."
+        ),
+        click.option("--dry-run", is_flag=True, help="Print the plan and stop."),
+        click.option(
+            "--limit", default="", help="At most so many bytes a second over the wire, such as 20M."
+        ),
+        click.option(
+            "--limit-window",
+            "limit_windows",
+            multiple=True,
+            help='Another limit at times: "Mon-Fri 08:00-18:00=20M".',
+        ),
+        click.option(
+            "--consistency",
+            type=click.Choice([wish.value for wish in ConsistencyWish]),
+            default=ConsistencyWish.AUTO.value,
+            callback=lambda _context, _option, value: ConsistencyWish(value),
+            help="How the copy of a running machine becomes one of a single moment; default: the best.",
+        ),
+        click.option(
+            "--freeze-limit",
+            type=click.FloatRange(1, 3600),
+            default=FREEZE_SECONDS,
+            help="Seconds that the filesystems of the source may be frozen; default: 60.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def machine_options(command: Command) -> Command:
+    """What is made of a capture."""
+    options = [
+        click.option(
+            "--to",
+            "targets",
+            required=True,
+            multiple=True,
+            metavar="TARGET[:OPTION,…]",
+            help="The hypervisor; see p2v targets. Given several times: one guest that boots on each.",
+        ),
+        click.option("--cpus", type=click.IntRange(1, 1024), help="Processors of the virtual machine."),
+        click.option(
+            "--memory", callback=lambda _context, _option, value: parse_size(value), help="For example 4G."
+        ),
+        click.option("--prove", is_flag=True, help="Boot the result in isolation and show that it does."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @cli.command()
 @click.argument("source")
-@click.option("--to", "target", required=True, help="The hypervisor; see p2v targets.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder that holds the runs.")
-@click.option("--name", default="", help="Name of the run and the virtual machine; default: the host name.")
-@click.option("--disk", "disks", multiple=True, help="Only this disk: path, serial or WWN. May be repeated.")
-@click.option("--cpus", type=click.IntRange(1, 1024), help="Processors of the virtual machine.")
-@click.option("--memory", callback=lambda _context, _option, value: parse_size(value), help="For example 4G.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@click.option("--prove", is_flag=True, help="Boot the result in isolation and show that it does.")
-@click.option("--limit", default="", help="At most so many bytes a second over the wire, for example 20M.")
-@click.option(
-    "--limit-window",
-    "limit_windows",
-    multiple=True,
-    help='Another limit at times: "Mon-Fri 08:00-18:00=20M".',
-)
-@click.option(
-    "--consistency",
-    type=click.Choice([wish.value for wish in ConsistencyWish]),
-    default=ConsistencyWish.AUTO.value,
-    callback=lambda _context, _option, value: ConsistencyWish(value),
-    help="How the copy of a running machine becomes one of a single moment; default: the best that works.",
-)
-@click.option(
-    "--freeze-limit",
-    type=click.FloatRange(1, 3600),
-    default=FREEZE_SECONDS,
-    help="Seconds that the filesystems of the source may be frozen; default: 60.",
-)
+@machine_options
+@capture_options
 @guest_options
 @fault_options
 @source_options
@@ -183,13 +219,43 @@ def convert(as_json: bool, dry_run: bool, **options: Any) -> None:
     """Convert a machine into a virtual machine."""
     house = make_house(options)
     job = Job(guest_identity=click.get_current_context().meta[GUEST_IDENTITY], **options)
+    _carry_out(job, house, as_json=as_json, dry_run=dry_run)
+
+
+@cli.command()
+@click.argument("source")
+@capture_options
+@fault_options
+@source_options
+@common_options
+def capture(as_json: bool, dry_run: bool, **options: Any) -> None:
+    """Capture the disks alone, whatever is on them; `p2v emit` makes virtual machines of them."""
+    house = make_house(options)
+    _carry_out(Job(targets=(), goal=Goal.CAPTURE, **options), house, as_json=as_json, dry_run=dry_run)
+
+
+def _carry_out(job: Job, house: House, *, as_json: bool, dry_run: bool) -> None:
     if dry_run:
         plan = pipeline.plan_job(job, house)
         house.ui.result(report.plan_json(plan) if as_json else report.plan_text(plan))
         return
     receipt = pipeline.convert(job, house)
-    directory = job.output / receipt.plan.name
+    _show_receipt(receipt, job.output / receipt.plan.name, house, as_json=as_json)
+
+
+def _show_receipt(receipt: Receipt, directory: Path, house: House, *, as_json: bool) -> None:
     house.ui.result(report.receipt_json(receipt) if as_json else report.receipt_text(receipt, directory))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@machine_options
+@common_options
+def emit(run: Path, targets: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Make virtual machines for other hypervisors out of what a run has captured."""
+    house = make_house(options)
+    receipt = pipeline.emit(run, targets, house, pipeline.EmitWishes(**options))
+    _show_receipt(receipt, run, house, as_json=as_json)
 
 
 @cli.command()
@@ -200,17 +266,18 @@ def resume(run: Path, allow_bad_sectors: bool, retry_for: str, as_json: bool, **
     """Go on with a run that was interrupted."""
     house = make_house(options)
     receipt = pipeline.resume(run, house, allow_bad_sectors=allow_bad_sectors, retry_for=retry_for)
-    house.ui.result(report.receipt_json(receipt) if as_json else report.receipt_text(receipt, run))
+    _show_receipt(receipt, run, house, as_json=as_json)
 
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option("--to", "target", default="", help="Which one, where the run has several: vmware-esx8.")
 @click.option("--timeout", type=click.FloatRange(10, 7200), help="Seconds to wait for the guest.")
 @common_options
-def prove(run: Path, timeout: float | None, as_json: bool, **options: Any) -> None:
+def prove(run: Path, target: str, timeout: float | None, as_json: bool, **options: Any) -> None:
     """Boot the virtual machine of a run in QEMU, isolated and without writing to it."""
     house = make_house(options)
-    proof, folder = pipeline.prove(run, house, timeout=timeout)
+    proof, folder = pipeline.prove(run, house, target=target, timeout=timeout)
     house.ui.result(report.proof_json(proof) if as_json else report.proof_text(proof, folder))
 
 
@@ -234,7 +301,7 @@ def show(run: Path, as_json: bool, **options: Any) -> None:
     if receipt is None:
         house.ui.result(report.journal_json(journal) if as_json else report.journal_text(journal, run))
     else:
-        house.ui.result(report.receipt_json(receipt) if as_json else report.receipt_text(receipt, run))
+        _show_receipt(receipt, run, house, as_json=as_json)
 
 
 @cli.command()

@@ -11,7 +11,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from p2v import guest_wishes
 from p2v.errors import UsageError
-from p2v.model import FREEZE_SECONDS, Choice, CleanUp, ConsistencyWish, Removal
+from p2v.model import FREEZE_SECONDS, Choice, CleanUp, ConsistencyWish, Goal, Removal
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Job:
     """
 
     source: str
-    target: str
+    targets: tuple[str, ...]
     output: Path
     name: str = ""
     disks: tuple[str, ...] = ()
@@ -50,6 +50,7 @@ class Job:
     luks_key_files: tuple[Path, ...] = ()
     consistency: ConsistencyWish = ConsistencyWish.AUTO
     freeze_limit: float = FREEZE_SECONDS
+    goal: Goal = Goal.CONVERT
 
     def to_json(self) -> Mapping[str, JsonValue]:
         return cast("Mapping[str, JsonValue]", _JOB.dump_python(self, mode="json"))

@@ -68,8 +68,13 @@ RECEIPT = TypeAdapter(Receipt)
 IMAGES = TypeAdapter(tuple[Image, ...])
 STATS = TypeAdapter(CaptureStats)
 UNREADABLE = TypeAdapter(tuple[Unreadable, ...])
-CONVERSION = TypeAdapter(Conversion)
+CONVERSIONS = TypeAdapter(tuple[Conversion, ...])
 PROOF = TypeAdapter(Proof)
+
+
+def step_name(what: str, *plans: Plan) -> str:
+    """`convert:libvirt+vmware-esx8`: the name of a step for the platforms of these plans."""
+    return f"{what}:{'+'.join(plan.platform.label for plan in plans)}"
 
 
 def to_json(adapter: TypeAdapter[T], value: T) -> bytes:

@@ -93,7 +93,8 @@ def _receipts(folder: Path) -> Iterator[Receipt]:
 
 
 def _has_paid(receipt: Receipt) -> bool:
-    return receipt.license.state == Event.COMMITTED and receipt.license.units > 0
+    use = receipt.license
+    return use is not None and use.state == Event.COMMITTED and use.units > 0
 
 
 def _require_counted(receipts: Sequence[Receipt], entries: Sequence[LedgerEntry]) -> None:

@@ -6,7 +6,7 @@ serial or WWN; `Disk.path` is only where it was seen this time. Nothing here doe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 KiB = 1024
@@ -314,6 +314,18 @@ class Platform:
     subformat: str = ""
     settings: tuple[Setting, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """The name with the choices that were made: `vmware-esx8-ova`. Names the folders of an output."""
+        return "-".join((self.name, *(setting.value for setting in self.settings)))
+
+
+class Goal(StrEnum):
+    """What a run is for: virtual machines, or the images alone, to make machines of them later."""
+
+    CONVERT = "convert"
+    CAPTURE = "capture"
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedDisk:
@@ -376,7 +388,8 @@ class CleanUp:
 class Plan:
     """All that is decided before the first byte moves; `--dry-run` prints it, a resumed run must equal it.
 
-    `consistency` is the grade that will be tried; the receipt has the one that was reached.
+    `consistency` is the grade that will be tried; the receipt has the one that was reached. One guest is made
+    for `platform` and all those in `also`; with the goal `capture`, none.
     """
 
     name: str
@@ -395,10 +408,18 @@ class Plan:
     consistency_wish: ConsistencyWish = ConsistencyWish.AUTO
     freeze_limit: float = FREEZE_SECONDS
     clean_up: CleanUp = CleanUp()
+    goal: Goal = Goal.CONVERT
+    also: tuple[Platform, ...] = ()
 
     @property
     def data_size(self) -> int:
         return sum(disk.data_size for disk in self.disks)
+
+    def each(self) -> tuple[Plan, ...]:
+        """One plan for each platform; none for a capture alone."""
+        if self.goal is Goal.CAPTURE:
+            return ()
+        return tuple(replace(self, platform=platform, also=()) for platform in (self.platform, *self.also))
 
 
 @dataclass(frozen=True, slots=True)
@@ -606,19 +627,27 @@ class LicenseUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Output:
+    """What was made for one platform; `files` are in the folder of the run that `Platform.label` names."""
+
+    platform: Platform
+    conversion: Conversion
+    vm: VirtualMachine
+    files: tuple[Image, ...]
+    proof: Proof | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
-    """What was done, for people who come later."""
+    """What was done, for people who come later. A capture alone has no outputs and cost no unit."""
 
     run: str
     plan: Plan
     images: tuple[Image, ...]
     capture: CaptureStats
-    conversion: Conversion
-    vm: VirtualMachine
-    files: tuple[Image, ...]
-    license: LicenseUse
+    outputs: tuple[Output, ...]
+    license: LicenseUse | None
     started: str
     finished: str
     steps: tuple[Step, ...]
-    proof: Proof | None = None
     warnings: tuple[str, ...] = field(default=())

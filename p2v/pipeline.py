@@ -1,30 +1,36 @@
 """The line from a machine to a virtual one. Start reading here.
 
     Job ─► probe ─► plan ─► capture + verify ─► convert ─► describe ─► write ─► prove ─► Receipt
+                            └──── capture ────┘  └─────────────── emit ──────────────┘
 
-Each room takes finished values and returns one new frozen value; what a killed run has done stays done.
+Each room takes finished values and returns one new frozen value; what a killed run has done stays done. One
+capture feeds many targets: `emit` begins where `capture` ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from p2v import licenses, rooms
 from p2v.capture import capture, is_captured
 from p2v.errors import UsageError
+from p2v.guest_unlock import read_keys
 from p2v.house import House, Source
 from p2v.job import Job, job_from_json
 from p2v.journal import Journal
-from p2v.model import Plan, Proof, Receipt
+from p2v.model import Goal, Plan, Proof, Receipt
+from p2v.outputs import boot_proof, make_outputs
 from p2v.plan import findings
 from p2v.probe import Scan, estimate
 from p2v.run import Run, RunState, create_run, list_runs, open_run, read_journal, read_receipt
 
 __all__ = [
+    "EmitWishes",
     "convert",
+    "emit",
     "list_runs",
     "plan_job",
     "prove",
@@ -32,6 +38,15 @@ __all__ = [
     "scan",
     "show",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class EmitWishes:
+    """What `emit` may change of the plan; None means: as it was. `memory` is bytes."""
+
+    cpus: int | None = None
+    memory: int | None = None
+    prove: bool = False
 
 
 def plan_job(job: Job, house: House) -> Plan:
@@ -43,7 +58,9 @@ def plan_job(job: Job, house: House) -> Plan:
 
 
 def convert(job: Job, house: House) -> Receipt:
-    """A machine becomes a virtual machine; the same job again goes on where it stood, or returns its receipt.
+    """A machine becomes a virtual machine, or its images alone where that is the job's goal.
+
+    The same job again goes on where it stood, or returns its receipt.
 
     Raises the subclass of P2VError of the person who must act; what was finished by then is kept.
     """
@@ -78,17 +95,46 @@ def _carry_out(run: Run, plan: Plan, source: Source, house: House) -> Receipt:
     if run.state is RunState.FINISHED and receipt is not None:
         house.ui.say(f"{run.path} is finished already: nothing to do, no unit spent")
         return receipt
-    with _resumable(run), rooms.metered(run, plan, house) as unit:
-        images, stats = capture(run, plan, source, house)
-        source.close()
-        conversion = rooms.convert(run, plan, images, house, source.keys)
-        vm = rooms.describe(run, plan, conversion)
-        files = rooms.write(run, plan, vm, house)
-        proof = rooms.prove(run, plan, vm, house)
-        made = rooms.Made(images, stats, conversion, vm, files, proof, unit.commit())
-        receipt = rooms.receipt(run, plan, made)
+    with _resumable(run, f"p2v resume {run.path}"):
+        if plan.goal is Goal.CAPTURE:
+            images, stats = capture(run, plan, source, house)
+            receipt = rooms.receipt(run, plan, images, stats)
+        else:
+            with rooms.metered(run, plan, house) as unit:
+                images, stats = capture(run, plan, source, house)
+                source.close()
+                outputs = make_outputs(run, plan, images, house, source.keys)
+                receipt = rooms.receipt(run, plan, images, stats, outputs=outputs, use=unit.commit())
         run.write_receipt(receipt)
         run.log.info("finished; peak memory of p2v: %s", _peak_memory())
+    licenses.warn(house)
+    return receipt
+
+
+def emit(directory: Path, targets: tuple[str, ...], house: House, wishes: EmitWishes) -> Receipt:
+    """Make virtual machines for other targets out of the capture of a run: its receipt, with them in it.
+
+    Costs nothing where the run has cost its unit. Raises the subclass of P2VError of the person who must act.
+    """
+    with open_run(directory) as run:
+        job = replace(
+            job_from_json(run.job, where=directory),
+            targets=targets,
+            cpus=wishes.cpus,
+            memory=wishes.memory,
+            prove=wishes.prove,
+        )
+        images, stats = rooms.require_captured(run)
+        plan = rooms.plan_outputs(run, job, house)
+        rooms.require_space(directory.parent, plan)
+        words = " ".join(f"--to {target}" for target in targets)
+        with _resumable(run, f"p2v emit {run.path} {words}"), rooms.metered(run, plan, house) as unit:
+            keys = read_keys(job.luks_key_files, house.ask_password)
+            outputs = make_outputs(run, plan, images, house, keys)
+            use = unit.commit()
+            old = run.receipt() or rooms.receipt(run, run.plan, images, stats)
+            receipt = rooms.with_outputs(run, old, outputs, use)
+            run.write_receipt(receipt)
     licenses.warn(house)
     return receipt
 
@@ -104,13 +150,13 @@ def _peak_memory() -> str:
 
 
 @contextmanager
-def _resumable(run: Run) -> Iterator[None]:
+def _resumable(run: Run, command: str) -> Iterator[None]:
     """Whatever ends a run before its time, the command that continues it goes with the error."""
     try:
         yield
     except BaseException as error:
         run.log.error("ended by %s: %s", type(error).__name__, error)
-        error.add_note(f"p2v resume {run.path}")
+        error.add_note(command)
         raise
 
 
@@ -122,15 +168,23 @@ def scan(job: Job, house: House) -> Scan:
             return Scan(job.source, machine, findings(machine), estimate(source.transport(), machine))
 
 
-def prove(directory: Path, house: House, *, timeout: float | None) -> tuple[Proof, Path]:
-    """Boot the virtual machine of a finished run again; the verdict and where it was written."""
+def prove(directory: Path, house: House, *, target: str, timeout: float | None) -> tuple[Proof, Path]:
+    """Boot a virtual machine of a finished run again; the verdict and where it was written.
+
+    `target` is the label of an output, such as `vmware-esx8`; empty for the only one, or the first.
+    """
     with open_run(directory) as run:
         receipt = run.receipt()
         if receipt is None:
             raise UsageError(f"{directory} is not finished", hint=f"Try: p2v resume {directory}")
-        target = receipt.plan.platform.name
-        proof = rooms.boot_proof(run, receipt.vm, target, house, timeout=timeout)
-        return proof, run.proof_dir(target)
+        labels = [output.platform.label for output in receipt.outputs]
+        output = next((one for one in receipt.outputs if target in ("", one.platform.label)), None)
+        if output is None:
+            made = f"It has: {', '.join(labels)}" if labels else f"Try: p2v emit {directory} --to TARGET"
+            raise UsageError(f"{directory} has no virtual machine for {target or 'any target'}", hint=made)
+        label = output.platform.label
+        proof = boot_proof(run, output.vm, label, house, timeout=timeout)
+        return proof, run.proof_dir(label)
 
 
 def show(directory: Path) -> tuple[Journal, Receipt | None]:

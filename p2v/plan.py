@@ -19,6 +19,7 @@ from p2v.model import (
     ConsistencyWish,
     Disk,
     Finding,
+    Goal,
     Machine,
     Partition,
     Plan,
@@ -50,15 +51,18 @@ class Wishes:
     macs: Choice = Choice.KEEP
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A platform, and the target's own look at a plan for it."""
+
+    platform: Platform
+    check: Callable[[Plan], tuple[Finding, ...]]
+
+
 def make_plan(
-    machine: Machine,
-    wishes: Wishes,
-    platform: Platform,
-    *,
-    units: int,
-    check: Callable[[Plan], tuple[Finding, ...]],
+    machine: Machine, wishes: Wishes, offers: Sequence[Offer], *, units: int, goal: Goal = Goal.CONVERT
 ) -> Plan:
-    """Decide everything; `check` is the target's own look at the plan.
+    """Decide everything, for one guest that is made for every platform that is offered.
 
     Raises PlanRefused with every reason at once, before anything was touched.
     """
@@ -67,9 +71,36 @@ def make_plan(
     if is_rescue(captured):
         # What runs there is not what is on the disks: that is looked at once they are here.
         captured = replace(captured, os=None)
-    plan = _decide(machine, captured, wishes, platform, units)
-    _refuse_blockers([*findings(captured), *guest_wishes.findings(captured, wishes.clean_up), *check(plan)])
+    plan = _decide(machine, captured, wishes, offers[0].platform, units)
+    plan = replace(plan, goal=goal, also=tuple(offer.platform for offer in offers[1:]))
+    _refuse_blockers(machine.findings if goal is Goal.CAPTURE else _misfits(plan, offers))
     return plan
+
+
+def plan_for_others(plan: Plan, wishes: Wishes, offers: Sequence[Offer], *, units: int) -> Plan:
+    """A plan that makes machines for other platforms out of what was captured for this one.
+
+    Processors, memory and the proof are as wished now, all else as it was. Raises PlanRefused.
+    """
+    plan = replace(
+        plan,
+        goal=Goal.CONVERT,
+        platform=offers[0].platform,
+        also=tuple(offer.platform for offer in offers[1:]),
+        cpus=wishes.cpus or plan.cpus,
+        memory=wishes.memory or plan.memory,
+        prove=wishes.prove,
+        units=units,
+    )
+    _refuse_blockers(_misfits(plan, offers))
+    return plan
+
+
+def _misfits(plan: Plan, offers: Sequence[Offer]) -> list[Finding]:
+    found = [*findings(plan.machine), *guest_wishes.findings(plan.machine, plan.clean_up)]
+    for one, offer in zip(plan.each(), offers, strict=True):
+        found += offer.check(one)
+    return found
 
 
 def findings(machine: Machine) -> tuple[Finding, ...]:
@@ -228,10 +259,15 @@ def describe(plan: Plan, *, size: str) -> str:
     """The plan for a person; `size` is the human form of `plan.data_size`."""
     machine = plan.machine
     system = machine.os.name if machine.os else "no operating system"
+    verb = "Capture" if plan.goal is Goal.CAPTURE else "Convert"
+    platforms = [one.platform for one in plan.each()]
     lines = [
-        f"Convert {machine.hostname} ({system}) from {plan.source}",
-        f"  to      {plan.platform.title}: {plan.platform.disk_bus} disks, {plan.platform.nic_model} network,"
-        f" {plan.firmware.upper()} firmware, {plan.platform.image_format} images",
+        f"{verb} {machine.hostname} ({system}) from {plan.source}",
+        *(
+            f"  to      {one.title}: {one.disk_bus} disks, {one.nic_model} network,"
+            f" {plan.firmware.upper()} firmware, {one.image_format} images"
+            for one in platforms
+        ),
         f"  as      {plan.name}: {plan.cpus} CPU, {plan.memory // 2**20} MiB memory",
         f"  reads   {size} of used blocks, consistency {_grade_words(plan)}",
         *(f"  disk {disk.index}  {_title(disk.disk)}, {disk.disk.size} bytes" for disk in plan.disks),

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from p2v.doctor import Check, State
 from p2v.journal import RECEIPT, Journal
-from p2v.model import Change, Disk, LicenseUse, Partition, Plan, Proof, Receipt
+from p2v.model import Change, Disk, LicenseUse, Output, Partition, Plan, Proof, Receipt
 from p2v.plan import describe
 from p2v.probe import Estimate, Scan
 from p2v.run import RunState, RunSummary
@@ -142,28 +142,43 @@ def receipt_text(receipt: Receipt, directory: Path) -> str:
 
 
 def _receipt_lines(receipt: Receipt, directory: Path) -> Iterator[str]:
-    target = receipt.plan.platform.name
-    folder = directory / "vm" / target
-    yield f"{receipt.plan.machine.hostname} is now the virtual machine {receipt.vm.name} for {target}"
-    for file in receipt.files:
-        yield f"  image      {folder / file.path}  {human_size(file.size)}"
-    written_for = target_of(receipt.plan.platform)
-    for config in written_for.render(receipt.vm, folder.absolute()):
-        yield f"  config     {folder / config.name}"
-    yield f"  next       {shown(written_for.start(receipt.vm, folder))}"
+    for output in receipt.outputs:
+        yield from _output_lines(receipt, output, directory)
+    if not receipt.outputs:
+        yield from _capture_lines(receipt, directory)
     stats = receipt.capture
     copied = f"{human_size(stats.data_size)} of {human_size(stats.size)}"
     wire = f"{human_size(stats.wire_size)} on the wire, in {human_time(stats.seconds)}"
     yield f"  copied     {copied}, {wire}; consistency {_grade_words(receipt)}"
-    for change in receipt.conversion.changes:
+    for change in {change: None for output in receipt.outputs for change in output.conversion.changes}:
         yield _change_line(change)
     for warning in receipt.warnings:
         yield f"  warning    {shown(warning)}"
-    if receipt.proof is not None:
-        yield from (
-            f"  {line}" for line in proof_text(receipt.proof, directory / "proof" / target).splitlines()
-        )
-    yield f"  license    {_license_words(receipt.license)}"
+    for output in receipt.outputs:
+        if output.proof is not None:
+            folder = directory / "proof" / output.platform.label
+            yield from (f"  {line}" for line in proof_text(output.proof, folder).splitlines())
+    if receipt.license is not None:
+        yield f"  license    {_license_words(receipt.license)}"
+
+
+def _output_lines(receipt: Receipt, output: Output, directory: Path) -> Iterator[str]:
+    platform, vm = output.platform, output.vm
+    folder = directory / "vm" / platform.label
+    yield f"{receipt.plan.machine.hostname} is now the virtual machine {vm.name} for {platform.name}"
+    for file in output.files:
+        yield f"  image      {folder / file.path}  {human_size(file.size)}"
+    target = target_of(platform)
+    for config in target.render(vm, folder.absolute()):
+        yield f"  config     {folder / config.name}"
+    yield f"  next       {shown(target.start(vm, folder))}"
+
+
+def _capture_lines(receipt: Receipt, directory: Path) -> Iterator[str]:
+    yield f"{receipt.plan.machine.hostname} is captured"
+    for image in receipt.images:
+        yield f"  image      {directory / image.path}  {human_size(image.size)}"
+    yield f"  next       p2v emit {directory} --to TARGET"
 
 
 def _grade_words(receipt: Receipt) -> str:

@@ -19,6 +19,7 @@ from p2v.model import (
     Nic,
     NicModel,
     OperatingSystem,
+    Output,
     Partition,
     Plan,
     PlannedDisk,
@@ -83,15 +84,19 @@ def make_journal() -> Journal:
     return Journal(1, "a" * 32, "web01", "2026-03-01T12:00:00+00:00", "0.1.0", {}, make_plan(), order=ORDER)
 
 
+def make_output() -> Output:
+    conversion = Conversion("debian", (), DiskBus.VIRTIO_SCSI, NicModel.VIRTIO, serial_console=True)
+    vm = VirtualMachine("web01", "u", 4, 8 * GiB, Firmware.UEFI, (), ())
+    return Output(make_plan().platform, conversion, vm, files=())
+
+
 def make_receipt(run: str) -> Receipt:
     return Receipt(
         run=run,
         plan=make_plan(),
         images=(),
         capture=CaptureStats(seconds=1.5),
-        conversion=Conversion("debian", (), DiskBus.VIRTIO_SCSI, NicModel.VIRTIO, serial_console=True),
-        vm=VirtualMachine("web01", "u", 4, 8 * GiB, Firmware.UEFI, (), ()),
-        files=(),
+        outputs=(make_output(),),
         license=LicenseUse("committed", "evaluation", 1, 4),
         started="2026-03-01T12:00:00+00:00",
         finished="2026-03-01T13:00:00+00:00",

@@ -79,7 +79,7 @@ class Given(Source):
     """A source that is there already; a lost line is not tried again unless `retry_for` says so."""
 
     def __init__(self, transport: Transport, house: House, *, retry_for: str = "0") -> None:
-        super().__init__(Job("x", "libvirt", Path("x"), retry_for=retry_for), house)
+        super().__init__(Job("x", ("libvirt",), Path("x"), retry_for=retry_for), house)
         self.given = transport
 
     def transport(self) -> Transport:

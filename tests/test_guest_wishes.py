@@ -13,7 +13,7 @@ from p2v.guest_wishes import clean_up, findings, nic_warnings, planned_nics, scr
 from p2v.job import Job, job_from_json
 from p2v.journal import differences
 from p2v.model import Choice, CleanUp, Nic, OperatingSystem, Plan, Removal
-from p2v.plan import Wishes, describe, make_plan
+from p2v.plan import Offer, Wishes, describe, make_plan
 from p2v.targets import libvirt
 from tests.conversions.machines import MACHINE
 
@@ -103,7 +103,7 @@ def test_a_script_that_is_none_is_refused(tmp_path: Path, content: bytes) -> Non
 def test_a_job_keeps_its_choices_in_the_journal(tmp_path: Path) -> None:
     job = Job(
         "ssh://x",
-        "libvirt",
+        ("libvirt",),
         tmp_path,
         mac=Choice.NEW,
         remove=(Removal.HW_AGENTS,),
@@ -134,7 +134,7 @@ def test_removals_are_a_list_of_known_words() -> None:
 
 def planned(**wishes: object) -> Plan:
     asked = Wishes("ssh://metal12", **wishes)  # type: ignore[arg-type]
-    return make_plan(MACHINE, asked, libvirt.PLATFORM, units=1, check=libvirt.check)
+    return make_plan(MACHINE, asked, [Offer(libvirt.PLATFORM, libvirt.check)], units=1)
 
 
 def test_another_choice_is_another_plan() -> None:
@@ -156,5 +156,5 @@ def test_the_plan_is_printed_with_the_choices() -> None:
 
 def test_a_system_of_no_family_is_said_before_the_capture() -> None:
     void = replace(MACHINE, os=OperatingSystem("void", "", "Void Linux", "generic"))
-    plan = make_plan(void, Wishes("ssh://x"), libvirt.PLATFORM, units=1, check=libvirt.check)
+    plan = make_plan(void, Wishes("ssh://x"), [Offer(libvirt.PLATFORM, libvirt.check)], units=1)
     assert any("Void Linux" in warning for warning in plan.warnings)

@@ -29,7 +29,7 @@ LAYERS = (
     {"p2v.window"},
     {"p2v.from_snapshots"},
     {"p2v.live"},
-    {"p2v.rooms", "p2v.capture", "p2v.licenses"},
+    {"p2v.rooms", "p2v.outputs", "p2v.capture", "p2v.licenses"},
     {"p2v.pipeline"},
     {"p2v.doctor", "p2v.options"},
     {"p2v.report"},

@@ -59,7 +59,7 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
 def opened(sshd: Sshd, folder: Path) -> Iterator[tuple[Source, House]]:
     house = House(UI(style=ProgressStyle.NONE, stderr=io.StringIO()), folder / "home")
     job = Job(
-        sshd.url, "libvirt", folder, identity=sshd.identity, known_hosts=sshd.known_hosts, retry_for="20s"
+        sshd.url, ("libvirt",), folder, identity=sshd.identity, known_hosts=sshd.known_hosts, retry_for="20s"
     )
     with LoopSource(job, house) as source:
         yield source, house

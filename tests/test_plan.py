@@ -24,7 +24,7 @@ from p2v.model import (
     Severity,
     TableKind,
 )
-from p2v.plan import Wishes, choose_disks, describe, make_plan, name_of
+from p2v.plan import Offer, Wishes, choose_disks, describe, make_plan, name_of
 from p2v.targets import libvirt
 
 ROOT = Partition(1, 2**20, 3 * GiB, "83", filesystem=Filesystem("ext4", 3 * GiB, GiB, "u-1"), mountpoint="/")
@@ -43,7 +43,7 @@ MACHINE = Machine(
 
 def plan_for(machine: Machine = MACHINE, units: int = 1, **wishes: object) -> Plan:
     asked = Wishes("ssh://web01", **wishes)  # type: ignore[arg-type]
-    return make_plan(machine, asked, libvirt.PLATFORM, units=units, check=libvirt.check)
+    return make_plan(machine, asked, [Offer(libvirt.PLATFORM, libvirt.check)], units=units)
 
 
 def test_as_the_machine_is() -> None:

@@ -27,6 +27,7 @@ class TreeGuest:
     def __init__(self, root: Path, *, free: int = GiB, **commands: Command) -> None:
         self.root = root
         self.free = free
+        self.spaces: dict[str, int] = {}
         self.ran: list[tuple[str, ...]] = []
         self.commands: dict[str, Command] = {"rm": _rm, "cp": _cp, "chmod": _chmod, **commands}
 
@@ -106,7 +107,7 @@ class TreeGuest:
         return self.commands.get(posixpath.basename(argv[0]), no_command)(self, argv)
 
     def free_space(self, path: str) -> int:
-        return self.free
+        return self.spaces.get(path, self.free)
 
     def _file(self, path: str) -> Path:
         place = self.host(path)
@@ -126,5 +127,7 @@ def _cp(guest: TreeGuest, argv: Sequence[str]) -> str:
 
 
 def _chmod(guest: TreeGuest, argv: Sequence[str]) -> str:
-    guest.host(argv[-1]).chmod(int(argv[-2], 8))
+    like = argv[-2].removeprefix("--reference=")
+    mode = int(like, 8) if like == argv[-2] else guest.host(like).stat().st_mode & 0o7777
+    guest.host(argv[-1]).chmod(mode)
     return ""

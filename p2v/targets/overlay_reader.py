@@ -76,11 +76,8 @@ def open_overlay(path: Path, image_format: ImageFormat = ImageFormat.QCOW2) -> I
         socket = Path(folder) / "nbd"
         words = [server, "--read-only", "--persistent", f"--format={image_format}", f"--socket={socket}"]
         with command.start([*words, str(path)]) as child:
-            _wait_for(socket, child, path)
-            handle = nbd.NBD()
-            handle.add_meta_context(CONTEXT)
+            handle = _connect(nbd, socket, child, path)
             try:
-                handle.connect_unix(str(socket))
                 yield OverlayReader(handle)
             except nbd.Error as error:
                 raise TargetError(f"{path} cannot be read: {error}") from error
@@ -90,9 +87,14 @@ def open_overlay(path: Path, image_format: ImageFormat = ImageFormat.QCOW2) -> I
                     handle.shutdown()
 
 
-def _wait_for(socket: Path, child: command.Child, path: Path) -> None:
+def _connect(nbd: Any, socket: Path, child: command.Child, path: Path) -> Any:
+    """A connection to the server, which is there some time after its socket."""
     deadline = time.monotonic() + START_SECONDS
-    while not socket.exists():
-        if child.poll() is not None or time.monotonic() > deadline:
-            raise TargetError(f"qemu-nbd cannot open {path}", hint=f"Try: qemu-img check {path}")
+    while child.poll() is None and time.monotonic() < deadline:
+        handle = nbd.NBD()
+        handle.add_meta_context(CONTEXT)
+        with suppress(nbd.Error):
+            handle.connect_unix(str(socket))
+            return handle
         time.sleep(0.02)
+    raise TargetError(f"qemu-nbd cannot open {path}", hint=f"Try: qemu-img check {path}")

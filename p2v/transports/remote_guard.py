@@ -312,12 +312,14 @@ class Window:
         return bool(select.select([guard], [], [], max(0.0, seconds))[0])
 
     def thaw_all(self) -> None:
-        for index, (_, handle) in reversed(list(enumerate(self.targets))):
-            if self.shared[HEAD.size + index] in (FREEZING, FROZEN):
-                try:
-                    fcntl.ioctl(handle, FITHAW, 0)
-                except OSError:
-                    pass
+        """A thaw waits for a freeze under way, and that one perhaps for another filesystem: those first."""
+        for state in (FROZEN, FREEZING):
+            for index, (_, handle) in reversed(list(enumerate(self.targets))):
+                if self.shared[HEAD.size + index] == state:
+                    try:
+                        fcntl.ioctl(handle, FITHAW, 0)
+                    except OSError:
+                        pass
 
     def freeze(self) -> None:
         for index, (one, handle) in enumerate(self.targets):

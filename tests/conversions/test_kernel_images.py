@@ -117,6 +117,8 @@ def test_the_default_is_found_although_boot_is_a_filesystem_of_its_own() -> None
     assert default_kernel(kernels, "(hd0,1)/vmlinuz-6.9") is kernels[1]
     assert default_kernel(kernels, "/m/6.9/linux") is kernels[2]
     assert default_kernel(kernels, "/@/boot/vmlinuz-6.9") is kernels[1]
+    twins = [kernel_of("/boot/m/6.10/linux"), kernel_of("/boot/m/6.9/linux")]
+    assert default_kernel(twins, "(hd0,1)/m/6.9/linux") is twins[1]
     assert default_kernel(kernels, "") is kernels[0]
     assert default_kernel(kernels, "/vmlinuz-1") is kernels[0]
 

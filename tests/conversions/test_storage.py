@@ -31,6 +31,7 @@ HIDING = (
 HARMLESS = (
     'filter = [ "a|.*|" ]',
     'filter = [ "r|/dev/cdrom|" ]',
+    'filter = [ "a|/dev/sda|", "r|/dev/cdrom|" ]',
     'filter = [ "a|/dev/md.*|", "r|.*|" ]',
     'filter = [ "r|/dev/sdb|", "a|.*|" ]',
     'filter = [ "a|/dev/disk/by-id/lvm-pv-uuid-x|", "r|.*|" ]',

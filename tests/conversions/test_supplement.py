@@ -15,6 +15,7 @@ from conversions.cpio import archive
 from conversions.initramfs import read_initramfs
 from conversions.kernels import Kernel, installed_kernels
 from conversions.supplement import Unsure, fitting, supplement, supports_modules
+from conversions.unpack import Compression, lz4_block, unpack_whole
 from p2v.command import check
 from p2v.errors import GuestError
 from tests.conftest import need_tools
@@ -117,9 +118,10 @@ def unpack(original: bytes, result: bytes, folder: Path, packer: str) -> Path:
     else:
         assert result.startswith(original)
         rest = result[len(original) :]
-    for part in (first, rest.lstrip(b"\0")):
+    # The kernel makes no folder that is not in an archive, so neither does the second cpio.
+    for part, options in ((first, "-idu"), (rest.lstrip(b"\0"), "-iu")):
         (folder / ".part").write_bytes(part)
-        check(["sh", "-c", "cpio -idu --quiet < .part"], timeout=60, reason="unpack", cwd=folder)
+        check(["sh", "-c", f"cpio {options} --quiet < .part"], timeout=60, reason="unpack", cwd=folder)
     return folder
 
 
@@ -254,6 +256,15 @@ def test_a_path_that_leads_elsewhere_adds_nothing(tmp_path: Path, line: str, nam
     machine.guest.write(f"/lib/modules/{machine.version}/modules.dep", f"{line}\n".encode())
     with pytest.raises(GuestError):
         machine.supplemented((name,))
+
+
+@pytest.mark.parametrize("zeros", range(4))
+def test_what_is_added_to_lz4_begins_at_a_multiple_of_four_once_unpacked(zeros: int) -> None:
+    first = archive({"conf/x": b"1"}) + bytes(zeros)
+    content = b"\x02\x21\x4c\x18" + lz4_block(first)
+    added = fitting(archive({"conf/y": b"2"}), read_initramfs(content).end, len(content))
+    whole = unpack_whole(content + added, Compression.LZ4, limit=4096)
+    assert whole.index(b"070701", len(first)) % 4 == 0
 
 
 def test_garbage_behind_the_end_is_not_built_upon() -> None:

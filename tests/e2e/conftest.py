@@ -12,7 +12,7 @@ from fixtures.build import SPECS, BuiltDisk, build
 from fixtures.metal import start_metal
 from p2v.accelerator import Accelerator, find_accelerator
 from p2v.journal import RECEIPT
-from p2v.model import Receipt
+from p2v.model import Output, Receipt
 from tests.conftest import need_tools
 from tests.e2e.cli import Answer, p2v
 
@@ -49,6 +49,10 @@ class Converted:
     scan_nobody: Answer
     convert: Answer
     again: Answer
+
+    @property
+    def output(self) -> Output:
+        return self.receipt.outputs[0]
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,7 @@ class Stage:
         """One try as a command would do it; the image is compared with the disk."""
         job = Job(
             f"ssh://{self.sshd.user}@127.0.0.1:{self.port}",
-            "libvirt",
+            ("libvirt",),
             self.folder / "runs",
             identity=self.sshd.identity,
             known_hosts=self.sshd.folder / "known",

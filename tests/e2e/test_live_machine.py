@@ -69,7 +69,7 @@ def metal_with_writer(accelerator: Accelerator, folder: Path) -> Iterator[tuple[
             script += f"nohup nice -n 19 python3 /run/writer.py {FIRST} {SECOND} {NOISE} >/dev/null 2>&1 &\n"
             metal.ssh(["sh", "-c", script])
             source = f"ssh://root@127.0.0.1:{metal.port}"
-            yield metal, Job(source, "libvirt", folder, identity=host.key, known_hosts=known_hosts)
+            yield metal, Job(source, ("libvirt",), folder, identity=host.key, known_hosts=known_hosts)
 
 
 def count(metal: Metal) -> int:

@@ -74,7 +74,7 @@ def test_memory_stays_small(converted: Converted) -> None:
 
 
 def test_the_proof_says_that_it_booted(converted: Converted) -> None:
-    proof = converted.receipt.proof
+    proof = converted.output.proof
     assert proof is not None
     assert proof.verdict is Verdict.BOOTED, proof
     assert proof.hostname == converted.before.hostname == "metal12"
@@ -100,10 +100,10 @@ def test_the_second_time_costs_nothing(converted: Converted) -> None:
 
 
 def test_every_change_is_in_the_receipt(converted: Converted) -> None:
-    paths = {change.path for change in converted.receipt.conversion.changes}
+    paths = {change.path for change in converted.output.conversion.changes}
     assert {"/etc/fstab", "/etc/default/grub", "/boot/grub/grub.cfg"} <= paths
     assert any(path.startswith("/boot/initrd.img-") for path in paths)
-    assert all(change.after and change.reason for change in converted.receipt.conversion.changes)
+    assert all(change.after and change.reason for change in converted.output.conversion.changes)
 
 
 def virtio_machine(image: str, image_format: ImageFormat, mac: str) -> VirtualMachine:
@@ -134,13 +134,13 @@ def test_converted_it_is_the_same_machine(
     """Same name, machine-id, host keys and static address, on virtio; seen from outside, over its own
     address.
     """
-    image = converted.folder / "vm" / "libvirt" / converted.receipt.vm.disks[0].file
+    image = converted.folder / "vm" / "libvirt" / converted.output.vm.disks[0].file
     before = sha256(image)
     port = free_port()
     network = NetworkAccess("10.77.0.0/24", (Forward(port, 22, "10.77.0.15"),))
     login = ssh_command(disk, port, tmp_path)
     with boot(
-        converted.receipt.vm,
+        converted.output.vm,
         image.parent,
         _folder(tmp_path / "boot"),
         accelerator=accelerator,
@@ -186,7 +186,7 @@ def _folder(path: Path) -> Path:
 
 def test_qemu_img_finds_nothing_wrong(converted: Converted) -> None:
     need_tools("qemu-img")
-    for file in converted.receipt.files:
+    for file in converted.output.files:
         image = converted.folder / "vm" / "libvirt" / file.path
         said = json.loads(
             command.check(["qemu-img", "check", "--output=json", image], timeout=120, reason="check")
@@ -202,7 +202,7 @@ def test_libvirt_accepts_and_starts_what_was_written(converted: Converted, accel
     images = converted.folder / "vm" / "libvirt"
     written = images / "metal12.xml"
     command.check(["virt-xml-validate", written, "domain"], timeout=60, reason="accept the domain")
-    vm = converted.receipt.vm
+    vm = converted.output.vm
     assert written.read_text() == render(vm, images)[0].text
     # libvirt's QEMU runs as nobody and cannot come through pytest's folders: the same XML in another place.
     folder = Path(f"/tmp/p2v-e2e-{os.getpid()}")

@@ -116,7 +116,7 @@ def test_converted_it_is_the_same_machine(
     converted: Converted, accelerator: Accelerator, tmp_path: Path, rows: list[str], lost: str
 ) -> None:
     host, built = converted.guest.host, converted.guest.built
-    found = try_out(converted.receipt.vm, converted.images, built, tmp_path, accelerator)
+    found = try_out(converted.receipt.outputs[0].vm, converted.images, built, tmp_path, accelerator)
     assert found.verdict is Verdict.BOOTED, (found, converted.receipt.warnings)
     assert found.facts is not None, f"{host.name} booted without its network: {converted.receipt.warnings}"
     assert found.inside is not None

@@ -315,7 +315,31 @@ def test_virt_v2v_reads_it(words: str, overlay: Path, tmp_path: Path) -> None:
     kind = "ova" if words.endswith("ova") else "vmx"
     argv = ["virt-v2v", "--print-source", "-i", kind, str(tmp_path / f"web01.{kind}"), "-o", "null"]
     said = command.check(argv, timeout=100, reason="read it", env={"LIBGUESTFS_BACKEND": "direct"})
-    print(said)
+    lines = [line.strip().partition(": ") for line in said.splitlines()]
+    found = {key: value for key, _, value in lines}
+    assert found["source name"] == "web01"
+    assert (found["nr vCPUs"], found["memory"], found["firmware"]) == ("2", "2147483648 (bytes)", "bios")
+    assert [said.count(f"\t{index} [scsi]\n") for index in range(3)] == [1, 1, 0]
+    assert said.count(f"[{vm.nics[0].model}]") == 2
+    # Of a .vmx, virt-v2v 2.2 reads addresses that VMware made itself, no others.
+    assert kind == "vmx" or [said.count(f"mac: {nic.mac} ") for nic in vm.nics] == [1, 1]
+
+
+def test_virt_v2v_would_notice_damage(overlay: Path, tmp_path: Path) -> None:
+    """That the check above sees the manifest: one changed byte, and virt-v2v refuses the package."""
+    need_tools("virt-v2v")
+    target = target_for("vmware:ova")
+    target.write(machine(target, size=SIZE), [overlay], tmp_path)
+    with tarfile.open(tmp_path / "web01.ova") as tar:
+        at = tar.getmember("disk0.vmdk").offset_data + 70000
+    with (tmp_path / "web01.ova").open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)
+        os.pwrite(file.fileno(), bytes([byte[0] ^ 1]), at)
+    argv = ["virt-v2v", "--print-source", "-i", "ova", str(tmp_path / "web01.ova"), "-o", "null"]
+    result = command.run(argv, timeout=100, env={"LIBGUESTFS_BACKEND": "direct"})
+    assert result.code != 0
+    assert "checksum" in result.stderr
 
 
 def test_stream_of_an_empty_disk_is_small(tmp_path: Path) -> None:

@@ -1,0 +1,215 @@
+"""From captured images to virtual machines: convert in overlays, describe, write, prove.
+
+One guest is made for all platforms of a plan; each of them gets its own description, images and proof. A step
+that is in the journal gives back what it made then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import conversions
+import drivers
+from p2v.atomic import write_atomically
+from p2v.errors import ProofFailed
+from p2v.guest import Access, Guest, GuestDisk, open_guest
+from p2v.guest_inspect import mount_root, operating_system
+from p2v.guest_unlock import Keys
+from p2v.guest_wishes import script_content
+from p2v.house import House
+from p2v.journal import CONVERSIONS, IMAGES, PROOF, read_note, step_name, to_json
+from p2v.model import (
+    Conversion,
+    Image,
+    ImageFormat,
+    Machine,
+    Output,
+    Plan,
+    Proof,
+    VirtualDisk,
+    VirtualMachine,
+    VirtualNic,
+)
+from p2v.proof import prove as boot_and_watch
+from p2v.run import Run
+from p2v.targets import target_of
+from p2v.targets.images import make_overlay
+
+PROOF_SECONDS = {"kvm": 300.0, "tcg": 900.0}
+"""Time limit of a boot; in emulation a Debian system takes about 50 s alone and three times that beside
+another.
+"""
+
+
+def make_outputs(
+    run: Run, plan: Plan, images: Sequence[Image], house: House, keys: Keys
+) -> tuple[Output, ...]:
+    """The virtual machine of a plan, for each of its platforms. Raises GuestError, TargetError,
+    ProofFailed.
+    """
+    plans = plan.each()
+    converted = convert(run, plan, images, house, keys)
+    machines = [describe(run, one, conversion) for one, conversion in zip(plans, converted, strict=True)]
+    files = [write(run, plan, one, vm, house) for one, vm in zip(plans, machines, strict=True)]
+    clear(run, plan)
+    proofs = [prove(run, one, vm, house) for one, vm in zip(plans, machines, strict=True)]
+    return tuple(
+        Output(one.platform, conversion, vm, written, proof)
+        for one, conversion, vm, written, proof in zip(plans, converted, machines, files, proofs, strict=True)
+    )
+
+
+def _work(run: Run, plan: Plan) -> Path:
+    """Overlays of a guest that is not written for every platform yet; the first one's folder holds them."""
+    folder = run.vm_dir(plan.platform.label) / "work"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _overlays(run: Run, plan: Plan) -> list[Path]:
+    return [_work(run, plan) / f"{disk.image_name}.overlay.qcow2" for disk in plan.disks]
+
+
+def convert(
+    run: Run, plan: Plan, images: Sequence[Image], house: House, keys: Keys
+) -> tuple[Conversion, ...]:
+    """Change the guest in overlays; the capture is never written, so that a failure needs no recapture."""
+    step = step_name("convert", *plan.each())
+    note = run.vm_dir(plan.platform.label) / "conversions.json"
+    if run.done(step):
+        return read_note(CONVERSIONS, note)
+    started = time.monotonic()
+    overlays = _overlays(run, plan)
+    for image, overlay in zip(images, overlays, strict=True):
+        make_overlay(run.path / image.path, overlay)
+    with house.ui.phase("Converting the guest"):
+        converted = _convert_guest(plan, overlays, house, keys)
+    content = to_json(CONVERSIONS, converted)
+    write_atomically(note, content)
+    for warning in dict.fromkeys(warning for one in converted for warning in one.warnings):
+        house.ui.warn(warning)
+    run.finish(step, digest=hashlib.sha256(content).hexdigest(), seconds=time.monotonic() - started)
+    return converted
+
+
+def _convert_guest(plan: Plan, overlays: Sequence[Path], house: House, keys: Keys) -> tuple[Conversion, ...]:
+    disks = [GuestDisk(overlay, ImageFormat.QCOW2) for overlay in overlays]
+    accelerator = house.accelerator().accelerator
+    with open_guest(disks, access=Access.READ_WRITE, accelerator=accelerator) as guest:
+        root = mount_root(guest, machine=plan.machine, keys=keys)
+        # A rescue system could not say which system is on the disks.
+        machine = replace(plan.machine, os=plan.machine.os or operating_system(guest))
+        first, *others = plan.each()
+        packs = "+".join(dict.fromkeys(one.platform.driver_pack for one in (first, *others)))
+        made = [_convert_for(guest, machine, first, packs)]
+        # The guest has all drivers by now: these say which bus it uses there, and add what else is missing.
+        made += [_convert_for(guest, machine, one, one.platform.driver_pack) for one in others]
+    changes = tuple({change.path: change for one in made for change in one.changes}.values())
+    return tuple(replace(one, changes=changes, warnings=(*root.warnings, *one.warnings)) for one in made)
+
+
+def _convert_for(guest: Guest, machine: Machine, plan: Plan, packs: str) -> Conversion:
+    return conversions.convert(
+        guest,
+        machine,
+        nics=plan.nics,
+        firmware=plan.firmware,
+        platform=plan.platform,
+        pack=drivers.pack(packs),
+        clean_up=plan.clean_up,
+        first_boot=script_content(plan.clean_up),
+    )
+
+
+def describe(run: Run, plan: Plan, conversion: Conversion) -> VirtualMachine:
+    """The virtual machine, on the hardware that the guest can use now."""
+    platform = plan.platform
+    disks = tuple(
+        VirtualDisk(
+            file=f"{disk.image_name}.{platform.image_format.suffix}",
+            format=platform.image_format,
+            size=disk.disk.size,
+            bus=conversion.disk_bus,
+            serial=disk.disk.serial,
+            subformat=platform.subformat,
+        )
+        for disk in plan.disks
+    )
+    return VirtualMachine(
+        name=plan.name,
+        uuid=str(uuid.UUID(run.id)),
+        cpus=plan.cpus,
+        memory=plan.memory,
+        firmware=plan.firmware,
+        disks=disks,
+        nics=tuple(VirtualNic(nic.mac, conversion.nic_model) for nic in plan.nics),
+        title=f"{plan.machine.hostname}, converted by p2v",
+        serial_console=conversion.serial_console,
+        os=plan.machine.os,
+        settings=platform.settings,
+    )
+
+
+def write(run: Run, plan: Plan, one: Plan, vm: VirtualMachine, house: House) -> tuple[Image, ...]:
+    """The images of one platform in its own format, and its configuration."""
+    step, folder = step_name("write", one), run.vm_dir(one.platform.label)
+    note = folder / "images.json"
+    if run.done(step):
+        return read_note(IMAGES, note)
+    started = time.monotonic()
+    target = target_of(one.platform)
+    with house.ui.phase(f"Writing {', '.join(disk.file for disk in vm.disks)} for {one.platform.name}"):
+        files = target.write(vm, _overlays(run, plan), folder)
+    for config in target.render(vm, folder.absolute()):
+        write_atomically(folder / config.name, config.content, mode=0o644)
+    content = to_json(IMAGES, files)
+    write_atomically(note, content)
+    run.finish(step, digest=hashlib.sha256(content).hexdigest(), seconds=time.monotonic() - started)
+    return files
+
+
+def clear(run: Run, plan: Plan) -> None:
+    """The overlays go once every platform has its images."""
+    folder = _work(run, plan)
+    for overlay in folder.iterdir():
+        overlay.unlink()
+    folder.rmdir()
+
+
+def prove(run: Run, plan: Plan, vm: VirtualMachine, house: House) -> Proof | None:
+    """Boot the result where a proof was asked for. Raises ProofFailed."""
+    if not plan.prove:
+        return None
+    step, label = step_name("prove", plan), plan.platform.label
+    note = run.proof_dir(label) / "verdict.json"
+    if run.done(step):
+        return read_note(PROOF, note)
+    started = time.monotonic()
+    proof = boot_proof(run, vm, label, house)
+    digest = hashlib.sha256(note.read_bytes()).hexdigest()
+    run.finish(step, digest=digest, seconds=time.monotonic() - started)
+    return proof
+
+
+def boot_proof(
+    run: Run, vm: VirtualMachine, label: str, house: House, *, timeout: float | None = None
+) -> Proof:
+    """Boot a virtual machine of a run in isolation. Raises ProofFailed with what it showed."""
+    answer = house.accelerator()
+    output = run.proof_dir(label)
+    limit = timeout or PROOF_SECONDS[answer.accelerator]
+    proof = boot_and_watch(
+        vm, run.vm_dir(label), output, accelerator=answer.accelerator, timeout=limit, ui=house.ui
+    )
+    run.log.info("proof: %s: %s", proof.verdict, proof.evidence)
+    if not proof.verdict.passed:
+        raise ProofFailed(
+            f"{vm.name} did not boot: {proof.verdict} ({proof.evidence})",
+            hint=f"Look at {output / 'screen.png'} and {output / 'serial.log'}",
+        )
+    return proof
