@@ -62,6 +62,12 @@ def accelerator(tmp_path_factory: pytest.TempPathFactory) -> Accelerator:
     return find_accelerator(tmp_path_factory.mktemp("accelerator")).accelerator
 
 
+@pytest.fixture(scope="module")
+def blank() -> BuiltDisk:
+    need_tools("mke2fs", "sfdisk")
+    return build(SPECS["blank"])
+
+
 @pytest.fixture(scope="session")
 def disk() -> BuiltDisk:
     need_tools("mmdebstrap", "qemu-img")
@@ -88,7 +94,9 @@ def converted(
             scan = p2v("scan", source, *login, "--json", home=home)
             scan_sudo = p2v("scan", f"ssh://operator@{place}", *login, "--json", home=home)
             scan_nobody = p2v("scan", f"ssh://nobodyelse@{place}", *login, home=home)
-            job = (source, "--to", "libvirt", "--output", folder / "runs", "--prove", *login)
+            # In emulation a pass takes a minute, however little has changed.
+            patient = ("--freeze-limit", "600")
+            job = (source, "--to", "libvirt", "--output", folder / "runs", "--prove", *patient, *login)
             first = p2v("convert", *job, "--json", home=home)
             assert first.code == 0, first.stderr
             again = p2v("convert", *job, "--json", home=home)

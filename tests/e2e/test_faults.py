@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.build import SPECS, BuiltDisk, build
+from fixtures.build import BuiltDisk
 from p2v import command
 from p2v.disk import digests
 from p2v.disk.copy import ImageFiles, capture_disk
@@ -39,12 +39,6 @@ def refused(answer: Answer, code: ExitCode, *words: str) -> None:
         assert word in answer.stderr
     assert "Traceback" not in answer.stderr
     assert answer.stdout == ""
-
-
-@pytest.fixture(scope="module")
-def blank() -> BuiltDisk:
-    need_tools("mke2fs", "sfdisk")
-    return build(SPECS["blank"])
 
 
 @pytest.mark.guestfs
