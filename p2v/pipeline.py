@@ -84,9 +84,13 @@ def resume(directory: Path, house: House, *, allow_bad_sectors: bool = False, re
             retry_for=retry_for or job.retry_for,
         )
         with Source(job, house) as source:
+            plan = run.plan
             if not is_captured(run):
-                run.require_plan(rooms.plan(job, source, house, run=run.id))
-            return _carry_out(run, run.plan, source, house)
+                now = rooms.plan(job, source, house, run=run.id)
+                run.require_plan(now)
+                # The same disks, under the names that they have today: another boot may have swapped two.
+                plan = replace(plan, machine=now.machine, disks=now.disks)
+            return _carry_out(run, plan, source, house)
 
 
 def _carry_out(run: Run, plan: Plan, source: Source, house: House) -> Receipt:

@@ -190,6 +190,8 @@ def _grade_words(receipt: Receipt) -> str:
     details = [f"{count} pass{'' if count == 1 else 'es'}"]
     if reached.frozen_seconds:
         details.append(f"filesystems frozen for {human_time(reached.frozen_seconds)}")
+    if reached.span_seconds:
+        details.append(f"{human_time(reached.span_seconds)} between the first and the last snapshot")
     return f"{reached.grade} ({', '.join(details)})"
 
 

@@ -104,6 +104,7 @@ def test_the_copy_is_of_the_moment_of_the_snapshot(
             if kind is PassKind.SNAPSHOT:
                 counts.append(writer.count)
                 assert writer.goes_on()
+                run("sync", "-f", lvm.disk.folder)
                 assert len(lvm.snapshots()) == 1
             return real(passes, kind, *words, **named)  # type: ignore[arg-type]
 

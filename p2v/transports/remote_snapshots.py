@@ -89,6 +89,13 @@ def facts() -> "dict[str, object]":
     return {"groups": groups, "volumes": [dict(one, mapped=name) for name, one in volumes.items()]}
 
 
+def create_snapshot(group: str, origin: str, name: str, size: int) -> None:
+    """Read-only; `size` is the bytes for what is written to the origin meanwhile."""
+    place = "%s/%s" % (group, origin)
+    options = ("--yes", "--snapshot", "--permission", "r", "--name", name, "--size", "%db" % size, place)
+    lvm("lvcreate", *options)
+
+
 def started(pid: str) -> str:
     """When a process began (clock ticks since the start of the machine); empty where there is none."""
     try:
@@ -221,8 +228,7 @@ class Keeper:
         moments = []
         for index, (group, origin, size) in enumerate(volumes):
             name = self.snapshots.made[index][1]
-            words = ["--yes", "--snapshot", "--permission", "r", "--name", name, "--size", "%db" % size]
-            lvm("lvcreate", *words, "%s/%s" % (group, origin))
+            create_snapshot(group, origin, name, size)
             moments.append(time.monotonic())
         return {
             "devices": ["/dev/mapper/" + mapped(*one) for one in self.snapshots.made],

@@ -88,7 +88,10 @@ def test_only_used_blocks_travelled(converted: Converted) -> None:
     assert stats.size == 4 * GiB
     assert stats.data_size < 1.3 * GiB
     assert 0 < stats.wire_size < stats.data_size
-    assert converted.receipt.plan.consistency is Consistency.FUZZY
+    assert converted.receipt.plan.consistency is Consistency.FROZEN
+    assert stats.reached is not None
+    assert stats.reached.grade is Consistency.FROZEN
+    assert 0 < stats.reached.frozen_seconds < 600
 
 
 def test_the_second_time_costs_nothing(converted: Converted) -> None:

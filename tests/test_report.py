@@ -1,0 +1,32 @@
+"""What a receipt says of the copy: the grade that was reached, not the one that was planned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from p2v.model import CapturePass, CaptureStats, Consistency, PassKind, Reached
+from p2v.report import receipt_text
+from tests.plans import make_receipt
+
+PASSES = (CapturePass(PassKind.FULL, 10, 9, 1.0), CapturePass(PassKind.FROZEN, 1, 1, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("reached", "words"),
+    [
+        (None, "consistency frozen"),
+        (Reached(Consistency.OFFLINE, PASSES[:1]), "consistency offline (1 pass)"),
+        (Reached(Consistency.FUZZY, PASSES, 2.5), "fuzzy (2 passes, filesystems frozen for 2.5 s)"),
+        (
+            Reached(Consistency.SNAPSHOT, PASSES, 0.5, 1.25),
+            "frozen for 0.5 s, 1.2 s between the first and the last snapshot)",
+        ),
+    ],
+)
+def test_the_grade_of_a_copy(reached: Reached | None, words: str) -> None:
+    receipt = replace(make_receipt("a" * 32), capture=CaptureStats(seconds=1.0, reached=reached))
+    (line,) = [line for line in receipt_text(receipt, Path("r")).splitlines() if "copied" in line]
+    assert words in line
