@@ -119,13 +119,13 @@ def disk_of(name: str, number: int) -> str:
 def with_own_name(machine: Machine, name: str, disk: Disk, number: int) -> Machine:
     """The machine, once its system has said that `name` is partition `number` of `disk`.
 
-    That is how a disk gets its names that came without its machine, as an image does.
+    That is how a disk gets its names that came without its machine, as an image does; what a probe saw holds.
     """
     own = disk_of(name, number)
-    if not own or own in disk.names:
+    if not own or _disk_names(disk):
         return machine
-    usual = USUAL_FIRST_NAMES if len(machine.disks) == 1 and not _disk_names(disk) else ()
-    named = replace(disk, names=tuple(dict.fromkeys((*disk.names, own, *usual))))
+    usual = USUAL_FIRST_NAMES if len(machine.disks) == 1 else ()
+    named = replace(disk, names=tuple(dict.fromkeys((own, *usual))))
     return replace(machine, disks=tuple(named if one is disk else one for one in machine.disks))
 
 

@@ -10,9 +10,7 @@ import contextlib
 import importlib
 import os
 import posixpath
-import signal
 import tempfile
-import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from typing import Protocol, cast
 from p2v.accelerator import Accelerator
 from p2v.errors import GuestError, P2VError, TargetError
 from p2v.model import ImageFormat, MiB
+from p2v.watchdog import Watchdog
 
 MEMORY = 1024
 """MiB of the appliance: mkinitramfs inside needs about 300, emulation costs nothing more for the rest."""
@@ -34,6 +33,7 @@ READ_LIMIT = 64 * MiB
 MESSAGE_LIMIT = 1 * MiB
 """Larger contents do not fit into one message of libguestfs' protocol (4 MiB) with certainty."""
 TEXT_LIMIT = 800
+LUKS = "crypto_LUKS"
 BACKEND_VARIABLE = "LIBGUESTFS_BACKEND"
 
 
@@ -94,6 +94,7 @@ class _Handle(Protocol):
     def part_to_partnum(self, partition: str) -> int: ...
     def part_get_name(self, device: str, partnum: int) -> str: ...
     def cryptsetup_open(self, device: str, key: str, mapname: str) -> None: ...
+    def lvs(self) -> list[str]: ...
     def lvm_scan(self, activate: bool) -> None: ...
     def exists(self, path: str) -> bool: ...
     def is_file(self, path: str, *, followsymlinks: bool) -> bool: ...
@@ -124,19 +125,23 @@ class _Handle(Protocol):
 class Guest:
     """An open guest; implements `conversions.protocol.GuestFiles` once its filesystems are mounted."""
 
-    def __init__(self, handle: _Handle, watchdog: _Watchdog, access: Access) -> None:
+    def __init__(self, handle: _Handle, watchdog: Watchdog, access: Access) -> None:
         self._handle = handle
         self._watchdog = watchdog
         self.access = access
         self._filesystems: tuple[tuple[str, str], ...] | None = None
+        self._opened: list[str] = []
 
     # Filesystems: what p2v.guest_inspect builds on.
 
     def filesystems(self) -> tuple[tuple[str, str], ...]:
-        """Every filesystem: its name in the appliance and its type (or `unknown`, `swap`, `crypto_LUKS`)."""
+        """Every filesystem: its name in the appliance and its type (or `unknown`, `swap`)."""
         if self._filesystems is None:  # it takes 5 s in emulation
             with self._calling("look for filesystems"):
-                self._filesystems = tuple(self._handle.list_filesystems().items())
+                found = self._handle.list_filesystems()
+                # Not every version lists what stands on an opened device itself, without LVM.
+                found |= {name: self._handle.vfs_type(name) for name in self._opened if name not in found}
+            self._filesystems = tuple(found.items())
         return self._filesystems
 
     def partition_device(self, index: int, number: int) -> str:
@@ -188,18 +193,31 @@ class Guest:
                         return partition
         raise GuestError(f"No partition of this run is called {label}")
 
+    def encrypted_devices(self) -> tuple[str, ...]:
+        """The LUKS devices: partitions, disks, arrays, volumes. `filesystems` does not list them."""
+        with self._calling("look for encrypted devices"):
+            handle = self._handle
+            lists = (handle.list_partitions, handle.list_devices, handle.list_md_devices, handle.lvs)
+            return tuple(name for names in lists for name in names() if handle.vfs_type(name) == LUKS)
+
     def exists_device(self, device: str) -> bool:
         """Whether the appliance has this device, such as one that `unlock` made."""
         with self._calling("list the opened devices"):
             return device in self._handle.list_dm_devices()
 
     def unlock(self, device: str, key: str, name: str) -> None:
-        """Open a LUKS device as /dev/mapper/`name`, and the volumes of LVM on it.
+        """Open a LUKS device as /dev/mapper/`name`.
 
         Raises GuestError where `key` does not open it; the message never holds the key.
         """
         with self._calling(f"open {device} with this key"):
             self._handle.cryptsetup_open(device, key, name)
+        self._filesystems = None
+        self._opened.append(f"/dev/mapper/{name}")
+
+    def find_volumes(self) -> None:
+        """See the volumes of LVM on what was opened."""
+        with self._calling("look for volumes"):
             self._handle.lvm_scan(True)
         self._filesystems = None
 
@@ -358,47 +376,6 @@ class Guest:
             yield
 
 
-class _Watchdog:
-    """Ends the appliance's QEMU when a call takes too long. `mark` stands on QEMU's command line.
-
-    libguestfs holds a lock during a call, so the process cannot be asked for; it is found by its mark.
-    """
-
-    def __init__(self, mark: str) -> None:
-        self.mark = mark
-
-    @contextlib.contextmanager
-    def limit(self, seconds: float, what: str) -> Iterator[None]:
-        done, late = threading.Event(), threading.Event()
-        thread = threading.Thread(target=self._watch, args=(done, late, seconds), daemon=True)
-        thread.start()
-        try:
-            yield
-        except RuntimeError as error:
-            if late.is_set():
-                raise TargetError(
-                    f"libguestfs did not {what} within {seconds:.0f} s",
-                    hint="If /dev/kvm does not work on this host: export P2V_ACCEL=tcg",
-                ) from error
-            raise
-        finally:
-            done.set()
-            thread.join()
-
-    def _watch(self, done: threading.Event, late: threading.Event, seconds: float) -> None:
-        wait = seconds
-        while not done.wait(wait):
-            late.set()
-            wait = 1.0
-            self._kill()
-
-    def _kill(self) -> None:
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if self.mark.encode() in (folder / "cmdline").read_bytes():
-                    os.kill(int(folder.name), signal.SIGKILL)
-
-
 @contextlib.contextmanager
 def open_guest(
     disks: Sequence[GuestDisk],
@@ -413,7 +390,7 @@ def open_guest(
     the disks.
     """
     handle = _new_handle()
-    watchdog = _Watchdog(f"p2v_mark={uuid.uuid4().hex}")
+    watchdog = Watchdog(f"p2v_mark={uuid.uuid4().hex}")
     try:
         _add_disks(handle, disks, access)
         _launch(handle, watchdog, accelerator, launch_seconds)
@@ -446,7 +423,7 @@ def _add_disks(handle: _Handle, disks: Sequence[GuestDisk], access: Access) -> N
             raise TargetError(f"libguestfs cannot open {disk.path}: {_printable(str(error))}") from error
 
 
-def _launch(handle: _Handle, watchdog: _Watchdog, accelerator: Accelerator, seconds: float) -> None:
+def _launch(handle: _Handle, watchdog: Watchdog, accelerator: Accelerator, seconds: float) -> None:
     try:
         _configure(handle, watchdog, accelerator)
         with watchdog.limit(seconds, "start its appliance"):
@@ -455,7 +432,7 @@ def _launch(handle: _Handle, watchdog: _Watchdog, accelerator: Accelerator, seco
         raise _launch_error(str(error)) from error
 
 
-def _configure(handle: _Handle, watchdog: _Watchdog, accelerator: Accelerator) -> None:
+def _configure(handle: _Handle, watchdog: Watchdog, accelerator: Accelerator) -> None:
     if BACKEND_VARIABLE not in os.environ:
         handle.set_backend("direct")
     if accelerator is Accelerator.TCG:

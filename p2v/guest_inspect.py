@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from conversions.devices import DeviceNames, device_names, is_unstable, with_own_name
 from conversions.os_release import RELEASE_FILES, identify
 from p2v.errors import GuestError
-from p2v.guest import Access, Guest
+from p2v.guest import LUKS, Access, Guest
 from p2v.guest_mounts import mapping, mount_own, read_fstab
-from p2v.guest_unlock import LUKS, Keys, encrypted_devices, unlock
+from p2v.guest_unlock import Keys, unlock
 from p2v.model import Machine, OperatingSystem
 
 ROOT_KINDS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "jfs", "f2fs"})
@@ -91,7 +91,7 @@ def _roots_unlocked(guest: Guest, machine: Machine | None, keys: Keys) -> tuple[
     """As `find_roots`; where there is none, a person is asked for the key of what is encrypted."""
     roots = _roots(guest, machine)
     for _ in range(MAX_QUESTIONS):
-        devices = () if roots else encrypted_devices(guest)
+        devices = () if roots else guest.encrypted_devices()
         if not devices or not keys.another(devices):
             break
         unlock(guest, keys.passphrases)
@@ -232,13 +232,12 @@ def _choose(guest: Guest, roots: tuple[Root, ...], device: str, machine: Machine
 
 
 def _no_root(guest: Guest) -> GuestError:
-    found = guest.filesystems()
-    if any(kind == LUKS for _, kind in found):
+    if guest.encrypted_devices():
         return GuestError(
             "The guest's system is encrypted (LUKS), and p2v has no key for it",
             hint="Give its passphrase in the first line of a file: --luks-key-file FILE",
         )
-    listed = ", ".join(f"{device}: {kind}" for device, kind in found) or "nothing"
+    listed = ", ".join(f"{device}: {kind}" for device, kind in guest.filesystems()) or "nothing"
     return GuestError(
         f"No operating system was found on the disks ({listed[:400]})",
         hint="Was a disk left out? p2v scan shows what is on each",

@@ -13,7 +13,6 @@ from p2v.errors import GuestError, UsageError
 from p2v.guest import Guest
 from p2v.guest_mounts import mapping
 
-LUKS = "crypto_LUKS"
 KEY_LIMIT = 8192
 """cryptsetup reads no longer passphrase (LUKS2, `--key-file` apart)."""
 
@@ -60,20 +59,17 @@ def read_key(path: Path) -> str:
         raise UsageError(f"The passphrase in {path} is not in UTF-8") from None
 
 
-def encrypted_devices(guest: Guest) -> tuple[str, ...]:
-    """The LUKS devices, as the appliance calls them."""
-    return tuple(device for device, kind in guest.filesystems() if kind == LUKS)
-
-
 def unlock(guest: Guest, keys: Sequence[str]) -> tuple[str, ...]:
     """Open what one of `keys` opens; returns the devices that stay closed."""
-    closed: list[str] = []
-    for device in encrypted_devices(guest):
-        if guest.exists_device(f"/dev/mapper/{mapping(device)}"):
-            continue
-        if not any(_opens(guest, device, key) for key in keys):
-            closed.append(device)
-    return tuple(closed)
+    closed = [
+        device
+        for device in guest.encrypted_devices()
+        if not guest.exists_device(f"/dev/mapper/{mapping(device)}")
+    ]
+    still = tuple(device for device in closed if not any(_opens(guest, device, key) for key in keys))
+    if len(still) < len(closed):
+        guest.find_volumes()
+    return still
 
 
 def _opens(guest: Guest, device: str, key: str) -> bool:

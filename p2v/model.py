@@ -424,7 +424,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A captured or written disk image. `digest` is the SHA-256 over its per-block digests."""
+    """A captured or written disk image.
+
+    `digest` is the SHA-256 of the file; of a file as long as its disk (a capture, raw, flat, fixed), which is
+    mostly holes, the SHA-256 over its per-block digests.
+    """
 
     path: str
     format: ImageFormat

@@ -46,7 +46,7 @@ def machine(machine_id: str) -> Machine:
 
 
 def write_root(handle: Any, machine_id: str, fstab: str, mark: str) -> None:
-    for folder in ("/etc", "/usr", "/bin", "/boot"):
+    for folder in ("/etc", "/usr", "/bin", "/boot", "/var"):
         handle.mkdir_p(folder)
     handle.write("/etc/os-release", f'ID=debian\nPRETTY_NAME="{mark}"\n'.encode())
     handle.write("/etc/machine-id", f"{machine_id}\n".encode())
@@ -154,7 +154,7 @@ class TestRoots:
     def test_a_damaged_root_is_refused_with_what_the_checker_found(self, unmounted: Guest) -> None:
         partition = Partition(0, 0, 16 * MiB, "83", "", Filesystem("ext4", 1, uuid=DAMAGED_UUID), "/")
         damaged = replace(machine(""), disks=(Disk("/dev/sdf", 16 * MiB, partitions=(partition,)),))
-        with pytest.raises(GuestError, match="(?i)root inode|inconsistency") as error:
+        with pytest.raises(GuestError, match=r"(?i)root inode|inconsistency") as error:
             mount_root(unmounted, machine=damaged)
         assert "fsck" in error.value.hint
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from p2v import command
 from p2v.accelerator import QEMU, Accelerator
+from p2v.disk.packed import image_name
 from p2v.errors import TargetError
 from p2v.model import Firmware, MiB, VirtualMachine
 from p2v.proof import devices
@@ -185,9 +186,7 @@ def make_overlays(vm: VirtualMachine, image_dir: Path, scratch: Scratch) -> None
     """Make the throw-away overlays, and the private copy of the firmware's variables."""
     qemu_img = command.need_tool("qemu-img", reason="prove that a machine boots", package="qemu-utils")
     for index, disk in enumerate(vm.disks):
-        image = (image_dir / disk.file).resolve()
-        if not image.is_file():
-            raise TargetError(f"The image {image} of {vm.name} is not there")
+        image = image_name(image_dir, disk.file, disk.format)
         words = [qemu_img, "create", "-q", "-f", "qcow2", "-F", disk.format.value, "-b", image]
         command.check(
             [*words, scratch.overlay(index)], timeout=SHORT_SECONDS, reason=f"make an overlay of {image}"

@@ -31,6 +31,7 @@ from p2v.ui import human_size
 Choice = TypeVar("Choice", DiskBus, NicModel)
 
 NAME_LIMIT = 100
+SERIAL_LIMIT = 20
 SECTOR = 512
 
 UNPROVABLE = frozenset({DiskBus.HYPERV_SCSI, DiskBus.XEN_BLK, DiskBus.LSI_LOGIC, DiskBus.BUSLOGIC})
@@ -180,6 +181,11 @@ def file_name(title: str, suffix: str) -> str:
 def one_line(text: str) -> str:
     """Text without line ends and control characters, for formats that have no way to write them."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def disk_serial(disk: VirtualDisk) -> str:
+    """The serial of a disk as QEMU takes it: 20 plain characters; empty where nothing is left."""
+    return re.sub(r"[^A-Za-z0-9_.+-]", "", disk.serial)[:SERIAL_LIMIT]
 
 
 def is_uuid(text: str) -> bool:

@@ -1,7 +1,8 @@
 """Disk images of a target: overlays on the capture to convert in, and the finished images out of them.
 
-A finished image is written once, under another name; then it is compared with what it was written from, in a
-process of its own, while its digest is made here. Both find it in the page cache.
+A finished image is written under another name first. Plain and compressed ones are written here, each used
+byte read, digested and written once. All others are written by qemu-img, then compared with what they were
+written from, in a process of its own, while their digest is made here.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
@@ -25,6 +27,8 @@ from p2v.disk.image_file import ImageFile
 from p2v.errors import TargetError, VerifyError
 from p2v.model import DiskBus, Image, ImageFormat, MiB, VirtualDisk
 from p2v.targets.overlay_reader import open_overlay
+from p2v.targets.raw_copy import copy_raw
+from p2v.targets.readback import MOSTLY_EMPTY, compare_used
 from p2v.targets.vmdk_stream import SECTOR, descriptor, write_stream
 
 CREATE_SECONDS = 120.0
@@ -70,13 +74,15 @@ class ImageJob:
         return self.disk.format is ImageFormat.VMDK and self.disk.subformat in FLAT_KINDS
 
     @property
-    def is_sparse(self) -> bool:
-        """Whether the file is as long as the disk, with holes in it."""
-        return self.disk.format is ImageFormat.RAW or self.is_flat or self.disk.subformat.startswith("fixed")
+    def is_plain(self) -> bool:
+        """Whether the file starts with the disk, byte by byte."""
+        is_fixed = self.disk.format is ImageFormat.VHD and self.disk.subformat.startswith("fixed")
+        return self.disk.format is ImageFormat.RAW or self.is_flat or is_fixed
 
     @property
-    def written_format(self) -> ImageFormat:
-        return ImageFormat.RAW if self.is_flat else self.disk.format
+    def is_sparse(self) -> bool:
+        """Whether the file is as long as the disk, with holes in it."""
+        return self.is_plain or self.disk.subformat.startswith("fixed")
 
     @property
     def unfinished(self) -> Path:
@@ -97,44 +103,47 @@ def write_image(overlay: Path, image: Path, image_format: ImageFormat) -> Image:
 Mark = Callable[[VirtualDisk, Path], None]
 """Changes something of an image that is not content of the disk, such as its UUID."""
 
+Finish = Callable[[], str]
+"""Waits until an image is written, checked and on the disk; returns its digest."""
+
 
 def write_images(jobs: Sequence[ImageJob], *, mark: Mark | None = None) -> tuple[Image, ...]:
-    """Finished images: written side by side, marked, compared with their origin, then renamed.
+    """Finished images, written side by side; `mark` changes those that qemu-img wrote.
 
     An `Image.digest` is the SHA-256 of the file; of a file that is mostly holes (raw, flat, fixed), it is
     that over its per-block digests, as of a capture. Raises TargetError where one cannot be written,
     VerifyError where it differs from its overlay; an image that is not finished never has its name.
     """
     with ExitStack() as stack:
-        waiting: list[Callable[[], None]] = [stack.enter_context(_writing(job)) for job in jobs]
-        for wait in waiting:
-            wait()
-    if mark is not None:
-        for job in jobs:
-            mark(job.disk, job.unfinished)
-    return tuple(image for job in jobs for image in _finish(job))
+        finishing = [stack.enter_context(_writing(job, mark)) for job in jobs]
+        digests = [finish() for finish in finishing]
+    return tuple(
+        image for job, digest in zip(jobs, digests, strict=True) for image in _give_name(job, digest)
+    )
 
 
 @contextmanager
-def _writing(job: ImageJob) -> Iterator[Callable[[], None]]:
-    """The image as it is written by a process of its own; what it gives waits for the end."""
+def _writing(job: ImageJob, mark: Mark | None) -> Iterator[Finish]:
+    """The image as it is written: by a process of its own, or when what this gives is called."""
     unfinished = job.unfinished
     unfinished.unlink(missing_ok=True)
     # It holds a whole disk, password files included; a hypervisor takes the file over when it starts.
     unfinished.touch(mode=0o600)
     if job.disk.subformat == STREAM_OPTIMIZED:
-        yield lambda: _write_compressed(job)
-        return
-    words = [_qemu_img(), "convert", *convert_options(job), str(job.overlay), str(unfinished)]
-    with _running(words, f"write {unfinished}") as wait:
-        yield wait
+        yield partial(_write_compressed, job)
+    elif job.is_plain:
+        yield partial(_write_plain, job)
+    else:
+        words = [_qemu_img(), "convert", *convert_options(job), str(job.overlay), str(unfinished)]
+        with _running(words, f"write {unfinished}") as wait:
+            yield partial(_check, job, mark, wait)
 
 
 def convert_options(job: ImageJob) -> list[str]:
     """How qemu-img is to write: several requests at once, in any order where the format does not care."""
     options = format_options(job.disk)
-    words = ["-f", "qcow2", "-O", job.written_format.value, "-m", "16"]
-    if job.written_format in (ImageFormat.RAW, ImageFormat.QCOW2):
+    words = ["-f", "qcow2", "-O", job.disk.format.value, "-m", "16"]
+    if job.disk.format is ImageFormat.QCOW2:
         words.append("-W")
     return [*words, *(("-o", ",".join(options)) if options else ())]
 
@@ -161,23 +170,55 @@ def vmdk_adapter(disk: VirtualDisk) -> str:
     return "ide" if disk.bus is DiskBus.IDE else "lsilogic"
 
 
-def _write_compressed(job: ImageJob) -> None:
-    with open_overlay(job.overlay) as reader, job.unfinished.open("wb") as out:
-        write_stream(reader.pieces(), reader.size, job.disk.file, out)
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system says while `path` is written, as a TargetError."""
+    try:
+        yield
+    except OSError as error:
+        raise TargetError(
+            f"Cannot write {path}: {error.strerror}", hint="Is there space left? p2v doctor"
+        ) from error
 
 
-def _finish(job: ImageJob) -> list[Image]:
-    """Check what was written, and give it its name."""
+def _write_compressed(job: ImageJob) -> str:
+    with open_overlay(job.overlay) as reader, writing(job.unfinished), job.unfinished.open("wb") as out:
+        written = write_stream(reader.blocks(), reader.size, job.disk.file, out)
+        out.flush()
+        os.fsync(out.fileno())
+    return written.digest
+
+
+def _write_plain(job: ImageJob) -> str:
+    with open_overlay(job.overlay) as reader, writing(job.unfinished):
+        if job.disk.format is ImageFormat.VHD:
+            options = ",".join(format_options(job.disk))
+            words = [_qemu_img(), "create", "-q", "-f", "vpc", "-o", options, str(job.unfinished)]
+            command.check([*words, str(reader.size)], timeout=CREATE_SECONDS, reason=f"make {job.unfinished}")
+        else:
+            os.truncate(job.unfinished, reader.size)
+        return copy_raw(reader, job.unfinished)
+
+
+def _check(job: ImageJob, mark: Mark | None, wait: Callable[[], None]) -> str:
+    """Once qemu-img has written the image: what it holds, and its digest."""
+    wait()
     unfinished = job.unfinished
-    # Both read the image while the disk still writes it.
-    with ThreadPoolExecutor(1) as pool, _comparing(job) as wait:
+    if mark is not None:
+        mark(job.disk, unfinished)
+    # All three at once: the image is read while the disk still writes it.
+    with ThreadPoolExecutor(2) as pool, _comparing(job) as compare:
         synced = pool.submit(_sync, unfinished)
-        digest = _sparse_digest(unfinished) if job.is_sparse else _sha256(unfinished)
-        wait()
+        digest = pool.submit(_sparse_digest if job.is_sparse else _sha256, unfinished)
+        compare()
         synced.result()
+        return digest.result()
+
+
+def _give_name(job: ImageJob, digest: str) -> list[Image]:
     image = job.folder / job.data_name
-    size = unfinished.stat().st_size
-    unfinished.rename(image)
+    size = job.unfinished.stat().st_size
+    job.unfinished.rename(image)
     written = Image(image.name, job.disk.format, size, digest)
     return [_write_descriptor(job, size), written] if job.is_flat else [written]
 
@@ -196,7 +237,11 @@ def _write_descriptor(job: ImageJob, size: int) -> Image:
 @contextmanager
 def _comparing(job: ImageJob) -> Iterator[Callable[[], None]]:
     unfinished = job.unfinished
-    formats = ["-f", "qcow2", "-F", job.written_format.value]
+    with open_overlay(job.overlay) as reader:
+        if job.disk.format is ImageFormat.VHDX and reader.size > MOSTLY_EMPTY * reader.used:
+            yield partial(compare_used, reader, unfinished, job.disk.format)
+            return
+    formats = ["-f", "qcow2", "-F", job.disk.format.value]
     words = [_qemu_img(), "compare", "-q", *formats, str(job.overlay), str(unfinished)]
     differs = VerifyError(f"{unfinished} differs from what it was written from")
     with _running(words, f"compare {unfinished}", on_one=differs) as wait:

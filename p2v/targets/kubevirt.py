@@ -34,6 +34,7 @@ from p2v.targets.base import (
     Option,
     Target,
     choose_devices,
+    disk_serial,
     file_name,
     is_uuid,
     misfits,
@@ -48,7 +49,6 @@ NIC = Option("nic", (AUTO, NicModel.VIRTIO, NicModel.E1000, NicModel.E1000E), "t
 BUSES = {DiskBus.VIRTIO_BLK: "virtio", DiskBus.VIRTIO_SCSI: "scsi", DiskBus.SATA: "sata"}
 MAX_DISKS = {DiskBus.VIRTIO_BLK: 20, DiskBus.VIRTIO_SCSI: 250, DiskBus.SATA: 6}
 LABEL_LIMIT = 63
-SERIAL_LIMIT = 20
 
 _BASE = Platform(
     name="kubevirt",
@@ -164,7 +164,7 @@ def _disk(disk: VirtualDisk, index: int) -> Document:
     if disk.bus not in BUSES:
         raise TargetError(f"KubeVirt has no {disk.bus} disk for {disk.file}")
     found: Document = {"name": f"disk{index}", "disk": {"bus": BUSES[disk.bus]}}
-    serial = re.sub(r"[^A-Za-z0-9_.+-]", "", disk.serial)[:SERIAL_LIMIT]
+    serial = disk_serial(disk)
     if serial:
         found["serial"] = serial
     return {**found, "bootOrder": 1} if index == 0 else found

@@ -34,6 +34,7 @@ from p2v.targets.base import (
     Option,
     Target,
     choose_devices,
+    disk_serial,
     file_name,
     is_uuid,
     misfits,
@@ -90,7 +91,6 @@ SCSI_CONTROLLERS = {
     DiskBus.LSI_SAS: "lsisas1068",
     DiskBus.PVSCSI: "vmpvscsi",
 }
-SERIAL_LIMIT = 20
 
 
 def check(plan: Plan) -> tuple[Finding, ...]:
@@ -192,7 +192,7 @@ def _disk(devices: ET.Element, disk: VirtualDisk, name: str, image_dir: Path, *,
     add(element, "driver", name="qemu", type=disk.format.value, discard="unmap")
     add(element, "source", file=str((image_dir / disk.file).absolute()))
     add(element, "target", dev=name, bus=LIBVIRT_BUS[disk.bus][0])
-    serial = re.sub(r"[^A-Za-z0-9_.+-]", "", disk.serial)[:SERIAL_LIMIT]
+    serial = disk_serial(disk)
     if serial:
         add(element, "serial", serial)
     if is_first:

@@ -18,6 +18,7 @@ from typing import BinaryIO
 from p2v.atomic import write_atomically
 from p2v.model import Image, ImageFormat, VirtualMachine
 from p2v.targets.base import file_name
+from p2v.targets.images import writing
 from p2v.targets.overlay_reader import open_overlay
 from p2v.targets.vmdk_stream import Written, write_stream
 
@@ -114,7 +115,7 @@ def _add_disk(out: BinaryIO, disk: StreamedDisk) -> Image:
 def _write_disk(disk: StreamedDisk, out: BinaryIO) -> Written:
     """A compressed disk is whole sectors, which are the blocks of tar."""
     with open_overlay(disk.overlay) as reader:
-        return write_stream(reader.pieces(), reader.size, disk.name, out)
+        return write_stream(reader.blocks(), reader.size, disk.name, out)
 
 
 def _image(name: str, written: Written) -> Image:
@@ -123,13 +124,16 @@ def _image(name: str, written: Written) -> Image:
 
 @contextmanager
 def _created(path: Path) -> Iterator[BinaryIO]:
-    """A new file, readable by its owner only, that is on the disk when the block ends well."""
+    """A new file, readable by its owner only, that is on the disk when the block ends well. Raises
+    TargetError.
+    """
     path.unlink(missing_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w+b") as file:
-        yield file
-        file.flush()
-        os.fsync(handle)
+    with writing(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(handle)
 
 
 def _member(name: str, size: int) -> bytes:

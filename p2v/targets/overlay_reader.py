@@ -1,100 +1,114 @@
-"""Reads a converted disk through its overlay, what is in use only: qemu-nbd serves it, libnbd asks."""
+"""Reads a converted disk through its overlay, what is in use only, without a server in between.
+
+`qemu-img map` says which file of the chain holds which bytes, and where: in a qcow2 file that QEMU wrote
+while a guest was converted, clusters are plain, so the rest is reading files.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from p2v import command
 from p2v.errors import TargetError
-from p2v.model import ImageFormat, MiB
+from p2v.model import BLOCK_SIZE
 
-START_SECONDS = 30.0
-CHUNK = 2 * MiB
-ASK = 1024 * MiB
-"""How much of the disk one question about its extents covers; the protocol has 32 bits for it."""
+MAP_SECONDS = 600.0
 
-CONTEXT = "base:allocation"
-ZERO = 2
-"""NBD_STATE_ZERO: reads as zeros (NBD protocol, "base:allocation" metadata context)."""
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """`length` bytes of the disk from `start`, which are those from `offset` of file `depth` of the chain."""
+
+    start: int
+    length: int
+    depth: int
+    offset: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
 
 
 class OverlayReader:
     """A disk of `size` bytes. Raises TargetError where it cannot be read."""
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
-        self.size = int(handle.get_size())
+    def __init__(self, size: int, pieces: Sequence[Piece], handles: Sequence[int]) -> None:
+        self.size = size
+        self._pieces = pieces
+        self._handles = handles
 
-    def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """(offset, content) of all that may be other than zero: whole chunks, in order."""
-        done = 0
-        for start, end in self._used():
-            at = max(start // CHUNK * CHUNK, done)
-            while at < end:
-                length = min(CHUNK, self.size - at)
-                yield at, bytes(self._handle.pread(length, at))
-                at += length
-            done = max(done, at)
+    @property
+    def used(self) -> int:
+        """Bytes that may be other than zero."""
+        return sum(piece.length for piece in self._pieces)
 
-    def _used(self) -> Iterator[tuple[int, int]]:
-        at = 0
-        while at < self.size:
-            for length, flags in self._extents(at, min(ASK, self.size - at)):
-                end = min(at + length, self.size)
-                if not flags & ZERO:
-                    yield at, end
+    def blocks(self) -> Iterator[tuple[int, bytearray]]:
+        """(offset, content) of every block of BLOCK_SIZE that may be other than zero, whole and in order."""
+        block, index = bytearray(), -1
+        for piece in self._pieces:
+            at = piece.start
+            while at < piece.end:
+                if at // BLOCK_SIZE != index:
+                    if index >= 0:
+                        yield index * BLOCK_SIZE, block
+                    index = at // BLOCK_SIZE
+                    block = bytearray(min(BLOCK_SIZE, self.size - index * BLOCK_SIZE))
+                end = min(piece.end, (index + 1) * BLOCK_SIZE)
+                base = index * BLOCK_SIZE
+                self._fill(memoryview(block)[at - base : end - base], piece, at)
                 at = end
+        if index >= 0:
+            yield index * BLOCK_SIZE, block
 
-    def _extents(self, offset: int, length: int) -> list[tuple[int, int]]:
-        found: list[tuple[int, int]] = []
-
-        def note(name: str, start: int, entries: list[int], error: Any) -> None:
-            if name == CONTEXT:
-                found.extend(zip(entries[::2], entries[1::2], strict=True))
-
-        self._handle.block_status(length, offset, note)
-        # A server without an answer: everything may be in use.
-        return found or [(length, 0)]
+    def _fill(self, view: memoryview, piece: Piece, at: int) -> None:
+        offset = piece.offset + at - piece.start
+        while view:
+            try:
+                done = os.preadv(self._handles[piece.depth], [view], offset)
+            except OSError as error:
+                raise TargetError(f"The converted disk cannot be read at {at}: {error.strerror}") from error
+            if not done:
+                # A raw capture may end before its last sector is full: the rest reads as zeros.
+                return
+            view, offset = view[done:], offset + done
 
 
 @contextmanager
-def open_overlay(path: Path, image_format: ImageFormat = ImageFormat.QCOW2) -> Iterator[OverlayReader]:
-    """Raises TargetError where qemu-nbd or libnbd is missing, or the image cannot be read."""
+def open_overlay(path: Path) -> Iterator[OverlayReader]:
+    """A qcow2 file and what it stands on. Raises TargetError where it is not as a conversion leaves it."""
+    overlay = path.resolve()
+    chain = _ask("info", "--backing-chain", "--output=json", overlay)
+    files = [overlay, *(Path(layer["full-backing-filename"]) for layer in chain[:-1])]
+    size = int(chain[0]["virtual-size"])
+    pieces = [_piece(entry, overlay) for entry in _ask("map", "--output=json", "-f", "qcow2", overlay)
+              if entry["data"] and not entry["zero"]]  # fmt: skip
+    with ExitStack() as stack:
+        yield OverlayReader(size, pieces, [_open(file, stack) for file in files])
+
+
+def _piece(entry: dict[str, Any], overlay: Path) -> Piece:
+    if "offset" not in entry:
+        raise TargetError(f"{overlay} has clusters that are compressed or encrypted")
+    return Piece(int(entry["start"]), int(entry["length"]), int(entry["depth"]), int(entry["offset"]))
+
+
+def _open(file: Path, stack: ExitStack) -> int:
     try:
-        import nbd
-    except ImportError as error:
-        raise TargetError(
-            "libnbd is needed to write this disk format", hint="Try: sudo apt install python3-libnbd"
-        ) from error
-    server = command.need_tool("qemu-nbd", reason="read the converted disk", package="qemu-utils")
-    with TemporaryDirectory(prefix="p2v-nbd-") as folder:
-        socket = Path(folder) / "nbd"
-        words = [server, "--read-only", "--persistent", f"--format={image_format}", f"--socket={socket}"]
-        with command.start([*words, str(path)]) as child:
-            handle = _connect(nbd, socket, child, path)
-            try:
-                yield OverlayReader(handle)
-            except nbd.Error as error:
-                raise TargetError(f"{path} cannot be read: {error}") from error
-            finally:
-                # The binding has no close: the connection ends with the object.
-                with suppress(nbd.Error):
-                    handle.shutdown()
+        handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise TargetError(f"Cannot open {file}: {error.strerror}") from error
+    stack.callback(os.close, handle)
+    return handle
 
 
-def _connect(nbd: Any, socket: Path, child: command.Child, path: Path) -> Any:
-    """A connection to the server, which is there some time after its socket."""
-    deadline = time.monotonic() + START_SECONDS
-    while child.poll() is None and time.monotonic() < deadline:
-        handle = nbd.NBD()
-        handle.add_meta_context(CONTEXT)
-        with suppress(nbd.Error):
-            handle.connect_unix(str(socket))
-            return handle
-        time.sleep(0.02)
-    raise TargetError(f"qemu-nbd cannot open {path}", hint=f"Try: qemu-img check {path}")
+def _ask(*words: str | Path) -> list[dict[str, Any]]:
+    qemu_img = command.need_tool("qemu-img", reason="read the converted disk", package="qemu-utils")
+    said = command.check([qemu_img, *words], timeout=MAP_SECONDS, reason=f"look into {words[-1]}")
+    found: list[dict[str, Any]] = json.loads(said)
+    return found

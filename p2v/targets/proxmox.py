@@ -32,6 +32,7 @@ from p2v.targets.base import (
     Option,
     Target,
     choose_devices,
+    disk_serial,
     file_name,
     is_uuid,
     misfits,
@@ -52,7 +53,6 @@ PREFIX = {
 }
 MAX_DISKS = {DiskBus.VIRTIO_SCSI: 31, DiskBus.VIRTIO_BLK: 16, DiskBus.SATA: 6, DiskBus.IDE: 4}
 NICS = 32
-SERIAL_LIMIT = 20
 
 _BASE = Platform(
     name="proxmox",
@@ -124,12 +124,14 @@ def _places(disks: tuple[VirtualDisk, ...]) -> list[tuple[VirtualDisk, str]]:
         if disk.bus not in PREFIX:
             raise TargetError(f"Proxmox has no {disk.bus} disk for {disk.file}")
         number = sum(before.bus is disk.bus for before, _ in places)
+        if number >= MAX_DISKS[disk.bus]:
+            raise TargetError(f"{disk.file} is one {disk.bus} disk too many for Proxmox")
         places.append((disk, f"{PREFIX[disk.bus]}{number}"))
     return places
 
 
 def _serial(disk: VirtualDisk) -> str:
-    serial = re.sub(r"[^A-Za-z0-9_.+-]", "", disk.serial)[:SERIAL_LIMIT]
+    serial = disk_serial(disk)
     return f",serial={serial}" if serial else ""
 
 

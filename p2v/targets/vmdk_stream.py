@@ -76,7 +76,9 @@ class _Stream:
         return Written(self.size, self._digest.hexdigest())
 
 
-def write_stream(pieces: Iterable[tuple[int, bytes]], size: int, name: str, out: BinaryIO) -> Written:
+def write_stream(
+    pieces: Iterable[tuple[int, bytes | bytearray]], size: int, name: str, out: BinaryIO
+) -> Written:
     """Write a disk of `size` bytes. `pieces` are (offset, content) in ascending order, on whole grains.
 
     What no piece holds is zero, and so are grains of zeros, which take no space. `name` stands in the
@@ -169,7 +171,7 @@ ddb.virtualHWVersion = "4"
 """
 
 
-def _deflated(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+def _deflated(pieces: Iterable[tuple[int, bytes | bytearray]]) -> Iterator[tuple[int, bytes]]:
     """(number of the grain, its content deflated) for each grain that is not zero, in order."""
     waiting: deque[Future[list[tuple[int, bytes]]]] = deque()
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="deflate") as pool:
@@ -184,12 +186,12 @@ def _deflated(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]
 _ZERO_GRAIN = bytes(GRAIN)
 
 
-def _deflate_piece(offset: int, content: bytes) -> list[tuple[int, bytes]]:
+def _deflate_piece(offset: int, content: bytes | bytearray) -> list[tuple[int, bytes]]:
     view = memoryview(content)
     found = []
     for start in range(0, len(content), GRAIN):
         grain = view[start : start + GRAIN]
-        if grain != _ZERO_GRAIN[: len(grain)]:
+        if not content.startswith(_ZERO_GRAIN[: len(grain)], start):
             # The last grain of a disk is filled up: readers expect a whole one.
             whole = grain if len(grain) == GRAIN else bytes(grain) + bytes(GRAIN - len(grain))
             found.append(((offset + start) // GRAIN, zlib.compress(whole, LEVEL)))

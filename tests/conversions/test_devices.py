@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from conversions.devices import device_names, is_unstable, partition_path
+from conversions.devices import device_names, disk_of, is_unstable, partition_path, with_own_name
 from p2v.model import Disk, Filesystem, GiB, Partition
 from tests.conversions.machines import DISK, MACHINE, ROOT_UUID, SWAP_UUID, without_names
 
@@ -91,3 +91,28 @@ def test_an_identifier_that_is_none_never_reaches_a_file(uuid: str) -> None:
     filesystem = Filesystem("ext4", GiB, uuid=uuid)
     disk = replace(DISK, partitions=(Partition(1, 0, GiB, "83", filesystem=filesystem),))
     assert device_names(replace(MACHINE, disks=(disk,))).stable("/dev/sda1") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "disk"),
+    [
+        ("/dev/sda12", 12, "/dev/sda"),
+        ("/dev/nvme0n1p2", 2, "/dev/nvme0n1"),
+        ("/dev/disk/by-path/pci-0000:00:1f.2-ata-1-part3", 3, "/dev/disk/by-path/pci-0000:00:1f.2-ata-1"),
+        ("/dev/sda12", 2, ""),
+        ("/dev/nvme0n1p2", 1, ""),
+        ("/dev/disk/by-id/ata-X-part1", 2, ""),
+    ],
+)
+def test_the_disk_of_a_partition_is_told_by_its_name(name: str, number: int, disk: str) -> None:
+    assert disk_of(name, number) == disk
+
+
+def test_an_image_gets_the_name_that_its_own_system_uses() -> None:
+    unnamed = without_names(MACHINE)
+    by_path = "/dev/disk/by-path/pci-0000:00:1f.2-ata-1"
+    names = device_names(with_own_name(unnamed, f"{by_path}-part1", unnamed.disks[0], 1))
+    assert names.stable(f"{by_path}-part2") == f"UUID={SWAP_UUID}"
+    assert names.stable("/dev/sda2") == f"UUID={SWAP_UUID}"
+    assert with_own_name(unnamed, f"{by_path}-part1", unnamed.disks[0], 2) == unnamed
+    assert with_own_name(MACHINE, f"{by_path}-part1", MACHINE.disks[0], 1) == MACHINE

@@ -7,9 +7,11 @@ import io
 import json
 import os
 import random
+import resource
 import stat
 import struct
 import tarfile
+import time
 import uuid
 from pathlib import Path
 
@@ -18,10 +20,12 @@ import pytest
 from p2v import command
 from p2v.disk.digests import DigestTable
 from p2v.errors import TargetError, VerifyError
-from p2v.model import BLOCK_SIZE, DiskBus, Image, ImageFormat, KiB, MiB, VirtualDisk
+from p2v.model import BLOCK_SIZE, DiskBus, Image, ImageFormat, KiB, MiB, TiB, VirtualDisk
+from p2v.proof.qemu import Scratch, make_overlays
 from p2v.targets import find_target, images, ova
 from p2v.targets.images import ImageJob, make_overlay, write_image, write_images
 from p2v.targets.overlay_reader import open_overlay
+from p2v.targets.readback import compare_used
 from p2v.targets.virtualbox import disk_uuid
 from p2v.targets.vmdk_stream import write_stream
 from tests.conftest import need_tools
@@ -59,7 +63,7 @@ def content() -> bytes:
 @pytest.fixture(scope="module")
 def overlay(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> Path:
     """A disk as it is after a conversion: a capture with holes, and changes in an overlay."""
-    need_tools("qemu-img", "qemu-io", "qemu-nbd")
+    need_tools("qemu-img", "qemu-io")
     folder = tmp_path_factory.mktemp("disk")
     capture = folder / "disk0.raw"
     with capture.open("wb") as file:
@@ -215,7 +219,7 @@ def test_the_short_way(overlay: Path, tmp_path: Path) -> None:
     assert image.digest == hashlib.sha256((tmp_path / "disk0.qcow2").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("image_format", [ImageFormat.QCOW2, ImageFormat.RAW])
+@pytest.mark.parametrize("image_format", [ImageFormat.QCOW2, ImageFormat.VHDX, ImageFormat.VDI])
 def test_an_image_that_differs_gets_no_name(image_format: ImageFormat, overlay: Path, tmp_path: Path) -> None:
     def damage(disk: VirtualDisk, path: Path) -> None:
         with path.open("r+b") as file:
@@ -237,6 +241,31 @@ def test_what_cannot_be_written(overlay: Path, tmp_path: Path) -> None:
         write_images([ImageJob(missing, tmp_path, stream)])
     assert not (tmp_path / "disk0.qcow2").exists()
     assert not (tmp_path / "disk0.vmdk").exists()
+
+
+@pytest.mark.parametrize(("image_format", "subformat"), KINDS)
+def test_no_space(image_format: ImageFormat, subformat: str, overlay: Path, tmp_path: Path) -> None:
+    """As on a full disk: no file may become larger than the limit, and none is left under its name."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MiB, hard))
+    try:
+        with pytest.raises(TargetError, match=r"disk0"):
+            write(overlay, tmp_path, image_format, subformat)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert all(path.name.endswith(".part") for path in tmp_path.iterdir())
+
+
+def test_no_space_for_an_ova(overlay: Path, tmp_path: Path) -> None:
+    target = target_for("vmware:ova")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MiB, hard))
+    try:
+        with pytest.raises(TargetError, match=r"web01\.ova"):
+            target.write(machine(target, size=SIZE), [overlay], tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "web01.ova").exists()
 
 
 def test_a_child_that_fails_is_heard(overlay: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,6 +314,25 @@ def read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = tar.extractfile(member)
     assert file is not None
     return file.read()
+
+
+def test_the_proof_reads_a_disk_in_its_ova(overlay: Path, expected: bytes, tmp_path: Path) -> None:
+    target = target_for("vmware:ova")
+    vm = machine(target, disks=2, size=SIZE)
+    target.write(vm, [overlay, overlay], tmp_path)
+    scratch = Scratch(tmp_path / "scratch")
+    scratch.folder.mkdir()
+    make_overlays(vm, tmp_path, scratch)
+    back = tmp_path / "back.raw"
+    words = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(scratch.overlay(1)), str(back)]
+    command.check(words, timeout=60, reason="read it")
+    assert back.read_bytes() == expected
+    (tmp_path / "web01.ova").write_bytes(b"no tar" * 1000)
+    with pytest.raises(TargetError, match=r"web01\.ova"):
+        make_overlays(vm, tmp_path, scratch)
+    (tmp_path / "web01.ova").unlink()
+    with pytest.raises(TargetError, match=r"disk0\.vmdk is not there"):
+        make_overlays(vm, tmp_path, scratch)
 
 
 def test_ovf_in_pieces(overlay: Path, tmp_path: Path) -> None:
@@ -355,13 +403,58 @@ def test_reader_leaves_holes_out(overlay: Path, expected: bytes) -> None:
         read = bytearray(SIZE)
         total = 0
         last = 0
-        for offset, piece in reader.pieces():
+        for offset, piece in reader.blocks():
             assert offset >= last
             last = offset + len(piece)
             read[offset:last] = piece
             total += len(piece)
     assert bytes(read) == expected
     assert total < 20 * MiB
+
+
+def test_a_terabyte_of_nothing_takes_no_time(tmp_path: Path) -> None:
+    """`qemu-img compare` reads all of a VHDX: 1 TiB with little in it would take minutes."""
+    capture = tmp_path / "disk0.raw"
+    with capture.open("wb") as file:
+        file.truncate(TiB)
+        os.pwrite(file.fileno(), b"x" * MiB, 700 * 1024 * MiB)
+    overlay = tmp_path / "overlay.qcow2"
+    make_overlay(capture, overlay)
+    for image_format in (ImageFormat.RAW, ImageFormat.QCOW2, ImageFormat.VHDX, ImageFormat.VDI):
+        started = time.monotonic()
+        write(overlay, tmp_path, image_format, "")
+        assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("place", [0, 77 * MiB + 1024, 80 * MiB, 127 * MiB, 140 * MiB, SIZE - 512])
+def test_a_vhdx_is_compared_where_it_has_data(
+    place: int, overlay: Path, expected: bytes, tmp_path: Path
+) -> None:
+    """And around it, where the driver has made room for more."""
+    other = tmp_path / "other.vhdx"
+    command.check(["qemu-img", "convert", "-O", "vhdx", overlay, other], timeout=60, reason="write it")
+    changed = bytes([expected[place] ^ 0xFF])
+    words = ["qemu-io", "-f", "vhdx", "-c", f"write -P {changed[0]} {place} 512", str(other)]
+    command.check(words, timeout=30, reason="change it")
+    with open_overlay(overlay) as reader, pytest.raises(VerifyError, match="differs"):
+        compare_used(reader, other, ImageFormat.VHDX)
+
+
+@pytest.mark.parametrize("size", [512, 65536, 3 * BLOCK_SIZE, 3 * BLOCK_SIZE + 512])
+@pytest.mark.parametrize("subformat", ["", "fixed"])
+def test_digests_of_odd_sizes(size: int, subformat: str, tmp_path: Path) -> None:
+    """Where the last block is not full, and where a footer lies behind the disk, in it or beyond it."""
+    need_tools("qemu-img")
+    capture = tmp_path / "disk0.raw"
+    capture.write_bytes(random.Random(size).randbytes(size))
+    overlay = tmp_path / "overlay.qcow2"
+    make_overlay(capture, overlay)
+    image_format = ImageFormat.VHD if subformat else ImageFormat.RAW
+    disk = VirtualDisk("image", image_format, size, DiskBus.SATA, "", subformat)
+    (image,) = write_images([ImageJob(overlay, tmp_path, disk)])
+    data = (tmp_path / "image").read_bytes()
+    assert data[:size] == capture.read_bytes()
+    assert image.digest == by_blocks(data)
 
 
 def test_every_platform_names_a_kind_that_can_be_written() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tree_sitter import Language, Node, Parser
 
 from p2v import command
+from p2v.errors import TargetError
 from p2v.model import Firmware
 from p2v.targets.powershell import BYTE_ORDER_MARK, comment, quote
 from tests.targets.machines import HOSTILE_NAME, IMAGES, hostile, large, machine, plain, target_for
@@ -160,6 +161,12 @@ def test_proxmox_configuration_is_that_of_qm() -> None:
     assert found["scsi1"] == f"{IMAGES}/disk1.qcow2,discard=on"
     assert (found["ostype"], found["memory"], found["cores"]) == ("l26", "2048", "2")
     assert found["net0"] == "virtio=00:1B:21:3A:4F:15,bridge=vmbr0"
+
+
+def test_proxmox_has_no_seventh_sata_disk() -> None:
+    target = target_for("proxmox:sata")
+    with pytest.raises(TargetError, match="disk6"):
+        target.render(machine(target, disks=7), IMAGES)
 
 
 def test_openstack_uploads(tmp_path: Path) -> None:
