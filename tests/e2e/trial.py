@@ -1,4 +1,4 @@
-"""One boot of a machine on the target's hardware, looked at from outside: its verdict, and itself over SSH."""
+"""One boot of a machine on the hardware of a target, seen from outside: its verdict, and itself over SSH."""
 
 from __future__ import annotations
 
