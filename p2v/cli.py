@@ -14,15 +14,14 @@ from typing import Any
 import click
 
 from p2v import __version__, doctor, license_cli, pipeline, report
-from p2v.errors import ExitCode, P2VError, Terminated, UsageError
+from p2v.errors import ExitCode, P2VError, Terminated
 from p2v.house import House
-from p2v.job import Job
-from p2v.model import FREEZE_SECONDS, Choice, ConsistencyWish, GiB, Goal, KiB, MiB, Receipt, Removal
+from p2v.job import Job, parse_removals, parse_size
+from p2v.model import FREEZE_SECONDS, Choice, ConsistencyWish, Goal, Receipt
 from p2v.options import Command, common_options, make_house
 from p2v.retry import parse_duration
 from p2v.ui import UI, ProgressStyle
 
-SIZES = {"": MiB, "K": KiB, "M": MiB, "G": GiB}
 DEFAULT_OUTPUT = Path("p2v-runs")
 GUEST_IDENTITY = "p2v.guest-identity"
 
@@ -323,25 +322,6 @@ def doctor_command(as_json: bool, **options: Any) -> None:
 
 
 cli.add_command(license_cli.group)
-
-
-def parse_size(value: str | None) -> int | None:
-    """`4G`, `512M`, or a plain number of MiB, as bytes. Raises UsageError."""
-    if value is None:
-        return None
-    number, unit = (value, "") if value[-1:].isdigit() else (value[:-1], value[-1:].upper())
-    if not number.isdigit() or unit not in SIZES or not int(number):
-        raise UsageError(f"{value!r} is not a size", hint="For example 512M or 4G")
-    return int(number) * SIZES[unit]
-
-
-def parse_removals(value: str) -> tuple[Removal, ...]:
-    """`hw-agents,guest-tools`. Raises UsageError."""
-    try:
-        return tuple(Removal(word.strip()) for word in value.split(",") if word.strip())
-    except ValueError as error:
-        known = ", ".join(Removal)
-        raise UsageError(f"{value!r} is nothing that can be removed", hint=f"Known: {known}") from error
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -11,7 +11,19 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from p2v import guest_wishes
 from p2v.errors import UsageError
-from p2v.model import FREEZE_SECONDS, Choice, CleanUp, ConsistencyWish, Goal, Removal
+from p2v.model import (
+    FREEZE_SECONDS,
+    Choice,
+    CleanUp,
+    ConsistencyWish,
+    GiB,
+    Goal,
+    KiB,
+    MiB,
+    Removal,
+)
+
+SIZES = {"": MiB, "K": KiB, "M": MiB, "G": GiB}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +35,8 @@ class Job:
     `freeze_limit` is in seconds.
     `mac`, `remove` and what follows is what the user chose to change in the guest; `first_boot` is a script.
     `identity`, `known_hosts` and `luks_key_files` are paths of files that the user named; what is in them is
-    read when it is used.
+    read when it is used. So are `password` (of the login) and `passphrase` (of the key): references,
+    `env:NAME`, `file:PATH` or `prompt`; empty means that whoever can be asked is.
     """
 
     source: str
@@ -51,6 +64,8 @@ class Job:
     consistency: ConsistencyWish = ConsistencyWish.AUTO
     freeze_limit: float = FREEZE_SECONDS
     goal: Goal = Goal.CONVERT
+    password: str = ""
+    passphrase: str = ""
 
     def to_json(self) -> Mapping[str, JsonValue]:
         return cast("Mapping[str, JsonValue]", _JOB.dump_python(self, mode="json"))
@@ -76,3 +91,22 @@ def job_from_json(value: Mapping[str, JsonValue], *, where: Path) -> Job:
         return _JOB.validate_python(value)
     except ValidationError as error:
         raise UsageError(f"The journal in {where} holds no job that p2v knows") from error
+
+
+def parse_size(value: str | None) -> int | None:
+    """`4G`, `512M`, or a plain number of MiB, as bytes. Raises UsageError."""
+    if value is None:
+        return None
+    number, unit = (value, "") if value[-1:].isdigit() else (value[:-1], value[-1:].upper())
+    if not number.isdigit() or unit not in SIZES or not int(number):
+        raise UsageError(f"{value!r} is not a size", hint="For example 512M or 4G")
+    return int(number) * SIZES[unit]
+
+
+def parse_removals(value: str) -> tuple[Removal, ...]:
+    """`hw-agents,guest-tools`. Raises UsageError."""
+    try:
+        return tuple(Removal(word.strip()) for word in value.split(",") if word.strip())
+    except ValueError as error:
+        known = ", ".join(Removal)
+        raise UsageError(f"{value!r} is nothing that can be removed", hint=f"Known: {known}") from error

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from p2v.cli import parse_removals
 from p2v.errors import PlanRefused, UsageError
 from p2v.guest_wishes import clean_up, findings, nic_warnings, planned_nics, script_content, words
-from p2v.job import Job, job_from_json
+from p2v.job import Job, job_from_json, parse_removals
 from p2v.journal import differences
 from p2v.model import Choice, CleanUp, Nic, OperatingSystem, Plan, Removal
 from p2v.plan import Offer, Wishes, describe, make_plan
