@@ -23,17 +23,27 @@ from p2v.retry import DEFAULT_LIMIT, Retries, parse_duration
 from p2v.transports import HostKeyPolicy, SshOptions, Transport, open_transport
 from p2v.transports.rate import RateLimit, parse_rate, parse_windows
 from p2v.ui import UI
+from p2v.vsphere.credentials import Ask, PasswordKind, parse_password, read_password
+
+KEY_PROMPT = "Passphrase for key"
+"""How a question begins that is about the key file and not about the login (p2v.transports.ssh_auth)."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """`home` holds ledger, license and cached answers; `ask_password` is None where nobody can be asked."""
+    """`home` holds ledger, license and cached answers; `ask_password` is None where nobody can be asked.
+
+    `limit` is shared with other jobs that run at the same time. `prepaid` is what the run of another process
+    costs, which has reserved it there: the ledger of this machine is not asked then.
+    """
 
     ui: UI
     home: Path
     ask_password: Callable[[str], str] | None = None
+    limit: RateLimit | None = None
+    prepaid: int | None = None
 
     def accelerator(self) -> AcceleratorAnswer:
         """KVM where it works; known after the first time."""
@@ -56,9 +66,9 @@ class Source:
         self._job = job
         self._house = house
         self._stack = ExitStack()
-        self._limit = rate_limit(job)
+        self._limits = tuple(limit for limit in (rate_limit(job), house.limit) if limit is not None)
         self._retry_limit = parse_duration(job.retry_for) if job.retry_for else DEFAULT_LIMIT
-        self._answers = Answers(house.ask_password)
+        self._answers = Answers(login_answers(job, house.ask_password))
         self.keys = read_keys(job.luks_key_files, house.ask_password)
         self._transport: Transport | None = None
         self._found: Rediscovery | None = None
@@ -78,9 +88,13 @@ class Source:
         """Raises UsageError, TransportError."""
         if self._transport is None:
             options = ssh_options(self._job, self._answers.start())
-            took = self._limit.take if self._limit else None
+            took = self._take if self._limits else None
             self._transport = self._stack.enter_context(open_transport(self._job.source, options, took=took))
         return self._transport
+
+    def _take(self, size: int) -> None:
+        for limit in self._limits:
+            limit.take(size)
 
     def close(self) -> None:
         self._transport = None
@@ -131,6 +145,22 @@ def rate_limit(job: Job) -> RateLimit | None:
     if not job.limit and not job.limit_windows:
         return None
     return RateLimit(parse_rate(job.limit) if job.limit else None, parse_windows(job.limit_windows))
+
+
+def login_answers(job: Job, ask: Ask | None) -> Ask | None:
+    """Who answers the questions of a login: what the job refers to, else a person. Raises UsageError."""
+    passphrase = parse_password(job.passphrase) if job.passphrase else None
+    password = parse_password(job.password) if job.password else None
+    if passphrase is None and password is None:
+        return ask
+
+    def answer(prompt: str) -> str:
+        reference = passphrase if prompt.startswith(KEY_PROMPT) else password
+        if reference is None or reference.kind is PasswordKind.PROMPT:
+            return ask(prompt) if ask else ""
+        return read_password(reference, job.source, None).value
+
+    return answer
 
 
 def ssh_options(job: Job, ask_password: Callable[[str], str] | None) -> SshOptions:

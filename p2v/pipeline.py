@@ -9,7 +9,7 @@ capture feeds many targets: `emit` begins where `capture` ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,8 +28,10 @@ from p2v.probe import Scan, estimate
 from p2v.run import Run, RunState, create_run, list_runs, open_run, read_journal, read_receipt
 
 __all__ = [
+    "Elsewhere",
     "EmitWishes",
     "convert",
+    "convert_elsewhere",
     "emit",
     "list_runs",
     "plan_job",
@@ -37,7 +39,11 @@ __all__ = [
     "resume",
     "scan",
     "show",
+    "work",
 ]
+
+Elsewhere = Callable[[Path, int], Receipt]
+"""Has another machine work on a run directory, for which so many units are reserved: what it made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +90,7 @@ def resume(directory: Path, house: House, *, allow_bad_sectors: bool = False, re
             retry_for=retry_for or job.retry_for,
         )
         with Source(job, house) as source:
-            plan = run.plan
-            if not is_captured(run):
-                now = rooms.plan(job, source, house, run=run.id)
-                run.require_plan(now)
-                # The same disks, under the names that they have today: another boot may have swapped two.
-                plan = replace(plan, machine=now.machine, disks=now.disks)
-            return _carry_out(run, plan, source, house)
+            return _carry_out(run, _plan_of_today(run, job, source, house), source, house)
 
 
 def _carry_out(run: Run, plan: Plan, source: Source, house: House) -> Receipt:
@@ -101,18 +101,87 @@ def _carry_out(run: Run, plan: Plan, source: Source, house: House) -> Receipt:
         return receipt
     with _resumable(run, f"p2v resume {run.path}"):
         if plan.goal is Goal.CAPTURE:
-            images, stats = capture(run, plan, source, house)
-            receipt = rooms.receipt(run, plan, images, stats)
+            receipt = _make(run, plan, source, house)
         else:
             with rooms.metered(run, plan, house) as unit:
-                images, stats = capture(run, plan, source, house)
-                source.close()
-                outputs = make_outputs(run, plan, images, house, source.keys)
-                receipt = rooms.receipt(run, plan, images, stats, outputs=outputs, use=unit.commit())
-        run.write_receipt(receipt)
-        run.log.info("finished; peak memory of p2v: %s", _peak_memory())
+                receipt = replace(_make(run, plan, source, house), license=unit.commit())
+        _finish(run, receipt)
     licenses.warn(house)
     return receipt
+
+
+def _make(run: Run, plan: Plan, source: Source, house: House) -> Receipt:
+    """All that is made of a plan; the receipt says nothing of the license yet."""
+    images, stats = capture(run, plan, source, house)
+    source.close()
+    if plan.goal is Goal.CAPTURE:
+        return rooms.receipt(run, plan, images, stats)
+    outputs = make_outputs(run, plan, images, house, source.keys)
+    return rooms.receipt(run, plan, images, stats, outputs=outputs)
+
+
+def _finish(run: Run, receipt: Receipt) -> None:
+    run.write_receipt(receipt)
+    run.log.info("finished; peak memory of p2v: %s", _peak_memory())
+
+
+def convert_elsewhere(job: Job, house: House, elsewhere: Elsewhere) -> Receipt:
+    """Like `convert`, but only looking, planning and paying is done here, and the work by another machine.
+
+    It finds the run directory under the same path. A run that is there already is gone on with, without
+    asking the source. Raises the subclass of P2VError of the person who must act.
+    """
+    directory = job.output / job.name
+    found = show(directory) if job.name and (directory / "run.json").exists() else None
+    if found is None or found[0].job != job.to_json():
+        with Source(job, house) as source:
+            plan = rooms.plan(job, source, house)
+            rooms.require_space(job.output, plan)
+            directory = job.output / plan.name
+            with create_run(job.output, plan.name, plan, job=job.to_json(), order=rooms.order(plan)):
+                found = show(directory)
+    journal, receipt = found
+    if receipt is not None:
+        return receipt
+    return _have_made(directory, journal, house, elsewhere)
+
+
+def _have_made(directory: Path, journal: Journal, house: House, elsewhere: Elsewhere) -> Receipt:
+    """Reserve, let it be made, and commit once the receipt is there."""
+    plan = journal.plan
+    if plan.goal is Goal.CAPTURE:
+        receipt = elsewhere(directory, 0)
+    else:
+        with rooms.metered_id(journal.id, plan, house) as unit:
+            receipt = replace(elsewhere(directory, plan.units), license=unit.commit())
+    with open_run(directory) as run:
+        _finish(run, receipt)
+    licenses.warn(house)
+    return receipt
+
+
+def work(directory: Path, house: House) -> Receipt:
+    """The other side of `convert_elsewhere`: make all of a run that somebody has planned and pays for.
+
+    `house.prepaid` is what it costs; nothing is spent, and the run is not finished before it is paid.
+    """
+    with open_run(directory) as run:
+        job = job_from_json(run.job, where=directory)
+        with Source(job, house) as source:
+            plan = _plan_of_today(run, job, source, house)
+            with _resumable(run, f"p2v resume {run.path}"):
+                return _make(run, plan, source, house)
+
+
+def _plan_of_today(run: Run, job: Job, source: Source, house: House) -> Plan:
+    """The plan of a run. The source is looked at again while its disks are not captured whole."""
+    plan = run.plan
+    if is_captured(run):
+        return plan
+    now = rooms.plan(job, source, house, run=run.id)
+    run.require_plan(now)
+    # The same disks, under the names that they have today: another boot may have swapped two.
+    return replace(plan, machine=now.machine, disks=now.disks)
 
 
 def emit(directory: Path, targets: tuple[str, ...], house: House, wishes: EmitWishes) -> Receipt:

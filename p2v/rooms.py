@@ -67,6 +67,8 @@ def find_targets(job: Job) -> tuple[Target, ...]:
 
 def units_for(machine: Machine, house: House, run: str) -> int:
     """What a conversion of the machine costs. Raises LicenseError where there is not so much left."""
+    if house.prepaid is not None:
+        return house.prepaid
     with open_ledger(house.home) as ledger:
         quote = ledger.quote(machine.identity, run)
     if quote.units > quote.left:
@@ -139,13 +141,20 @@ class Unit:
 @contextmanager
 def metered(run: Run, plan: Plan, house: House) -> Iterator[Unit]:
     """Reserve a unit for the block; given back when the block fails or is cancelled, never once committed."""
+    with metered_id(run.id, plan, house) as unit:
+        yield unit
+
+
+@contextmanager
+def metered_id(run: str, plan: Plan, house: House) -> Iterator[Unit]:
+    """The same for a run that another process works on: `run` is its id."""
     machine = plan.machine
     with open_ledger(house.home) as ledger:
-        ledger.reserve(run=run.id, machine=machine.identity, title=machine.hostname)
+        ledger.reserve(run=run, machine=machine.identity, title=machine.hostname)
         try:
-            yield Unit(run.id, ledger)
+            yield Unit(run, ledger)
         except BaseException as error:
-            ledger.release(run.id, f"ended by {type(error).__name__}")
+            ledger.release(run, f"ended by {type(error).__name__}")
             raise
 
 
