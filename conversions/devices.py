@@ -116,19 +116,6 @@ def disk_of(name: str, number: int) -> str:
     return ""
 
 
-def with_own_name(machine: Machine, name: str, disk: Disk, number: int) -> Machine:
-    """The machine, once its system has said that `name` is partition `number` of `disk`.
-
-    That is how a disk gets its names that came without its machine, as an image does; what a probe saw holds.
-    """
-    own = disk_of(name, number)
-    if not own or _disk_names(disk):
-        return machine
-    usual = USUAL_FIRST_NAMES if len(machine.disks) == 1 else ()
-    named = replace(disk, names=tuple(dict.fromkeys((own, *usual))))
-    return replace(machine, disks=tuple(named if one is disk else one for one in machine.disks))
-
-
 def partition_paths(disk: str, number: int) -> tuple[str, ...]:
     """All names that a partition has; multipath's depend on its version and on its settings."""
     if disk.startswith("/dev/mapper/"):

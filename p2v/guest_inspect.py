@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from conversions.devices import DeviceNames, device_names, is_unstable, with_own_name
+from conversions.devices import DeviceNames, device_names
 from conversions.os_release import RELEASE_FILES, identify
+from conversions.own_names import learn_names
 from p2v.errors import GuestError
 from p2v.guest import LUKS, Access, Guest
 from p2v.guest_mounts import mapping, mount_own, read_fstab
 from p2v.guest_unlock import Keys, unlock
-from p2v.model import Machine, OperatingSystem
+from p2v.model import Disk, Machine, OperatingSystem
 
 ROOT_KINDS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "jfs", "f2fs"})
 PLAIN_KINDS = frozenset({"ext2", "ext3", "ext4", "xfs", "swap", "vfat", "ntfs", "exfat"})
@@ -62,25 +63,25 @@ def mount_root(
     root = _known_root(guest, machine) if machine and not device else None
     root = root or _choose(guest, _roots_unlocked(guest, machine, keys), device, machine)
     _mount_checked(guest, root.device)
-    machine = _with_own_name(guest, machine, root.device) if machine else None
+    learned: tuple[str, ...] = ()
+    if machine:
+        found = learn_names(machine, read_fstab(guest), _partition(guest, machine, root.device))
+        machine, learned = found.machine, found.warnings
     mount_own(guest, machine, device_names(machine) if machine else DeviceNames(()))
     if guest.access is Access.READ_WRITE:
         for folder in ("/", "/boot", "/etc"):
             _check_writable(guest, folder)
     warnings = tuple(_left_closed(place) for place in _closed(guest, machine))
-    return replace(root, warnings=warnings, machine=machine)
+    return replace(root, warnings=(*learned, *warnings), machine=machine)
 
 
-def _with_own_name(guest: Guest, machine: Machine, device: str) -> Machine:
-    """What fstab calls the root is the partition that the root was found on: evidence, not a guess."""
-    spec = next((mount.spec for mount in read_fstab(guest) if mount.mountpoint == "/"), "")
-    if not is_unstable(spec) or device_names(machine).find(spec):
-        return machine
+def _partition(guest: Guest, machine: Machine, device: str) -> tuple[Disk, int] | None:
+    """The partition that the appliance calls `device`."""
     for index, disk in enumerate(machine.disks):
         for partition in disk.partitions:
             if guest.partition_device(index, partition.number) == device:
-                return with_own_name(machine, spec, disk, partition.number)
-    return machine
+                return disk, partition.number
+    return None
 
 
 def _left_closed(place: str) -> str:

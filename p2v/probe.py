@@ -109,7 +109,7 @@ def look_into_image(
     """What images say of the system on them. A finding takes the place of a system that cannot be read."""
     try:
         with open_guest(images, access=Access.READ_ONLY, accelerator=accelerator) as guest:
-            machine = mount_root(guest, machine=machine, keys=keys).machine or machine
+            root = mount_root(guest, machine=machine, keys=keys)
             system = operating_system(guest)
             nics = configured_cards(guest)
             name = guest.read("/etc/hostname", limit=4096) if guest.exists("/etc/hostname") else b""
@@ -117,7 +117,10 @@ def look_into_image(
         finding = Finding(Severity.BLOCKER, error.message, error.hint)
         return replace(machine, findings=(*machine.findings, finding))
     hostname = name.decode("utf-8", "replace").strip() or machine.hostname
-    return replace(machine, os=system, hostname=hostname, nics=nics)
+    machine = root.machine or machine
+    said = tuple(Finding(Severity.WARNING, warning) for warning in root.warnings)
+    findings = (*machine.findings, *said)
+    return replace(machine, os=system, hostname=hostname, nics=nics, findings=findings)
 
 
 def estimate(transport: Transport, machine: Machine) -> Estimate | None:

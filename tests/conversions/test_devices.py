@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from conversions.devices import device_names, disk_of, is_unstable, partition_path, with_own_name
+from conversions.devices import device_names, disk_of, is_unstable, partition_path
 from p2v.model import Disk, Filesystem, GiB, Partition
 from tests.conversions.machines import DISK, MACHINE, ROOT_UUID, SWAP_UUID, without_names
 
@@ -106,13 +106,3 @@ def test_an_identifier_that_is_none_never_reaches_a_file(uuid: str) -> None:
 )
 def test_the_disk_of_a_partition_is_told_by_its_name(name: str, number: int, disk: str) -> None:
     assert disk_of(name, number) == disk
-
-
-def test_an_image_gets_the_name_that_its_own_system_uses() -> None:
-    unnamed = without_names(MACHINE)
-    by_path = "/dev/disk/by-path/pci-0000:00:1f.2-ata-1"
-    names = device_names(with_own_name(unnamed, f"{by_path}-part1", unnamed.disks[0], 1))
-    assert names.stable(f"{by_path}-part2") == f"UUID={SWAP_UUID}"
-    assert names.stable("/dev/sda2") == f"UUID={SWAP_UUID}"
-    assert with_own_name(unnamed, f"{by_path}-part1", unnamed.disks[0], 2) == unnamed
-    assert with_own_name(MACHINE, f"{by_path}-part1", MACHINE.disks[0], 1) == MACHINE
