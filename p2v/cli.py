@@ -21,6 +21,7 @@ from p2v.model import FREEZE_SECONDS, Choice, ConsistencyWish, Goal, Receipt
 from p2v.options import Command, common_options, make_house
 from p2v.retry import parse_duration
 from p2v.ui import UI, ProgressStyle
+from p2v.vsphere_cli import take_destination, vsphere_options
 
 DEFAULT_OUTPUT = Path("p2v-runs")
 GUEST_IDENTITY = "p2v.guest-identity"
@@ -209,6 +210,7 @@ def machine_options(command: Command) -> Command:
 @cli.command()
 @click.argument("source")
 @machine_options
+@vsphere_options
 @capture_options
 @guest_options
 @fault_options
@@ -217,6 +219,7 @@ def machine_options(command: Command) -> Command:
 def convert(as_json: bool, dry_run: bool, **options: Any) -> None:
     """Convert a machine into a virtual machine."""
     house = make_house(options)
+    options["vsphere"] = take_destination(options)
     job = Job(guest_identity=click.get_current_context().meta[GUEST_IDENTITY], **options)
     _carry_out(job, house, as_json=as_json, dry_run=dry_run)
 
@@ -249,10 +252,12 @@ def _show_receipt(receipt: Receipt, directory: Path, house: House, *, as_json: b
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @machine_options
+@vsphere_options
 @common_options
 def emit(run: Path, targets: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Make virtual machines for other hypervisors out of what a run has captured."""
     house = make_house(options)
+    options["vsphere"] = take_destination(options)
     receipt = pipeline.emit(run, targets, house, pipeline.EmitWishes(**options))
     _show_receipt(receipt, run, house, as_json=as_json)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -24,6 +24,7 @@ from p2v.transports import HostKeyPolicy, SshOptions, Transport, open_transport
 from p2v.transports.rate import RateLimit, parse_rate, parse_windows
 from p2v.ui import UI
 from p2v.vsphere.credentials import Ask, PasswordKind, parse_password, read_password
+from p2v.vsphere.keyring import Keyring
 
 KEY_PROMPT = "Passphrase for key"
 """How a question begins that is about the key file and not about the login (p2v.transports.ssh_auth)."""
@@ -36,7 +37,8 @@ class House:
     """`home` holds ledger, license and cached answers; `ask_password` is None where nobody can be asked.
 
     `limit` is shared with other jobs that run at the same time. `prepaid` is what the run of another process
-    costs, which has reserved it there: the ledger of this machine is not asked then.
+    costs, which has reserved it there: the ledger of this machine is not asked then. `keyring` holds the
+    passwords that were read.
     """
 
     ui: UI
@@ -44,6 +46,7 @@ class House:
     ask_password: Callable[[str], str] | None = None
     limit: RateLimit | None = None
     prepaid: int | None = None
+    keyring: Keyring = field(default_factory=Keyring)
 
     def accelerator(self) -> AcceleratorAnswer:
         """KVM where it works; known after the first time."""
@@ -63,7 +66,7 @@ class Source:
     """
 
     def __init__(self, job: Job, house: House) -> None:
-        self._job = job
+        self.job = job
         self._house = house
         self._stack = ExitStack()
         self._limits = tuple(limit for limit in (rate_limit(job), house.limit) if limit is not None)
@@ -87,9 +90,9 @@ class Source:
     def transport(self) -> Transport:
         """Raises UsageError, TransportError."""
         if self._transport is None:
-            options = ssh_options(self._job, self._answers.start())
+            options = ssh_options(self.job, self._answers.start())
             took = self._take if self._limits else None
-            self._transport = self._stack.enter_context(open_transport(self._job.source, options, took=took))
+            self._transport = self._stack.enter_context(open_transport(self.job.source, options, took=took))
         return self._transport
 
     def _take(self, size: int) -> None:
@@ -109,7 +112,7 @@ class Source:
     def salvage(self, device: BlockDevice, disk: Disk) -> SalvageDevice:
         """A device of the source, with read errors dealt with as the job says."""
         name = f"{disk.path} (serial {disk.serial})" if disk.serial else disk.path
-        return SalvageDevice(device, name=name, fill=self._job.allow_bad_sectors)
+        return SalvageDevice(device, name=name, fill=self.job.allow_bad_sectors)
 
     def find(self, disk: Disk) -> Disk:
         """A disk as the last reconnection found it: its name may have changed. Raises TransportError."""

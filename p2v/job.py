@@ -22,6 +22,7 @@ from p2v.model import (
     MiB,
     Removal,
 )
+from p2v.vsphere.settings import Destination
 
 SIZES = {"": MiB, "K": KiB, "M": MiB, "G": GiB}
 
@@ -36,7 +37,8 @@ class Job:
     `mac`, `remove` and what follows is what the user chose to change in the guest; `first_boot` is a script.
     `identity`, `known_hosts` and `luks_key_files` are paths of files that the user named; what is in them is
     read when it is used. So are `password` (of the login) and `passphrase` (of the key): references,
-    `env:NAME`, `file:PATH` or `prompt`; empty means that whoever can be asked is.
+    `env:NAME`, `file:PATH` or `prompt`; empty means that whoever can be asked is. `vsphere` is where a live
+    import goes.
     """
 
     source: str
@@ -66,6 +68,7 @@ class Job:
     goal: Goal = Goal.CONVERT
     password: str = ""
     passphrase: str = ""
+    vsphere: Destination | None = None
 
     def to_json(self) -> Mapping[str, JsonValue]:
         return cast("Mapping[str, JsonValue]", _JOB.dump_python(self, mode="json"))

@@ -25,6 +25,7 @@ MEASURED = frozenset(
     {
         "source", "used", "data_size", "units", "warnings", "findings", "names", "addresses", "mounted",
         "unknown_users", "consistency", "consistency_wish", "freeze_limit", "groups", "volumes", "unguarded",
+        "place",
     }
 )  # fmt: skip
 """Fields of a plan that change while the machine stays the same: where it was reached, what it measures

@@ -389,7 +389,8 @@ class Plan:
     """All that is decided before the first byte moves; `--dry-run` prints it, a resumed run must equal it.
 
     `consistency` is the grade that will be tried; the receipt has the one that was reached. One guest is made
-    for `platform` and all those in `also`; with the goal `capture`, none.
+    for `platform` and all those in `also`; with the goal `capture`, none. `place` is where a machine that is
+    imported goes, as it was found.
     """
 
     name: str
@@ -410,6 +411,7 @@ class Plan:
     clean_up: CleanUp = CleanUp()
     goal: Goal = Goal.CONVERT
     also: tuple[Platform, ...] = ()
+    place: str = ""
 
     @property
     def data_size(self) -> int:
@@ -551,8 +553,11 @@ class VirtualDisk:
 
 @dataclass(frozen=True, slots=True)
 class VirtualNic:
+    """`name` is what the source calls the card that it stands for, where that is known."""
+
     mac: str
     model: NicModel
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -631,6 +636,20 @@ class LicenseUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a machine was imported: `path` is that in the inventory, `reference` what `server` calls it."""
+
+    server: str
+    reference: str
+    path: str
+    host: str
+    datastore: str
+    instance_uuid: str
+    powered_on: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """What was made for one platform; `files` are in the folder of the run that `Platform.label` names."""
 
@@ -639,6 +658,7 @@ class Output:
     vm: VirtualMachine
     files: tuple[Image, ...]
     proof: Proof | None = None
+    placed: Placed | None = None
 
 
 @dataclass(frozen=True, slots=True)

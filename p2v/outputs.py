@@ -15,6 +15,7 @@ from pathlib import Path
 
 import conversions
 import drivers
+from p2v import importing
 from p2v.atomic import write_atomically
 from p2v.errors import ProofFailed
 from p2v.guest import Access, Guest, GuestDisk, open_guest
@@ -39,6 +40,7 @@ from p2v.proof import prove as boot_and_watch
 from p2v.run import Run
 from p2v.targets import target_of
 from p2v.targets.images import make_overlay
+from p2v.vsphere.settings import Destination
 
 PROOF_SECONDS = {"kvm": 300.0, "tcg": 900.0}
 """Time limit of a boot; in emulation a Debian system takes about 50 s alone and three times that beside
@@ -47,10 +49,17 @@ another.
 
 
 def make_outputs(
-    run: Run, plan: Plan, images: Sequence[Image], house: House, keys: Keys
+    run: Run,
+    plan: Plan,
+    images: Sequence[Image],
+    house: House,
+    keys: Keys,
+    *,
+    destination: Destination | None = None,
 ) -> tuple[Output, ...]:
-    """The virtual machine of a plan, for each of its platforms. Raises GuestError, TargetError,
-    ProofFailed.
+    """The virtual machine of a plan, for each of its platforms; `destination` is where one is imported.
+
+    Raises GuestError, TargetError, ProofFailed, and what importing.bring raises.
     """
     plans = plan.each()
     converted = convert(run, plan, images, house, keys)
@@ -58,9 +67,16 @@ def make_outputs(
     files = [write(run, plan, one, vm, house) for one, vm in zip(plans, machines, strict=True)]
     clear(run, plan)
     proofs = [prove(run, one, vm, house) for one, vm in zip(plans, machines, strict=True)]
+    # Last: what does not boot, or did not come to its end, is in nobody's inventory.
+    places = [
+        importing.bring(run, one, vm, written, destination=destination, house=house)
+        for one, vm, written in zip(plans, machines, files, strict=True)
+    ]
     return tuple(
-        Output(one.platform, conversion, vm, written, proof)
-        for one, conversion, vm, written, proof in zip(plans, converted, machines, files, proofs, strict=True)
+        Output(one.platform, conversion, vm, written, proof, place)
+        for one, conversion, vm, written, proof, place in zip(
+            plans, converted, machines, files, proofs, places, strict=True
+        )
     )
 
 
@@ -147,7 +163,7 @@ def describe(run: Run, plan: Plan, conversion: Conversion) -> VirtualMachine:
         memory=plan.memory,
         firmware=plan.firmware,
         disks=disks,
-        nics=tuple(VirtualNic(nic.mac, conversion.nic_model) for nic in plan.nics),
+        nics=tuple(VirtualNic(nic.mac, conversion.nic_model, nic.source_name) for nic in plan.nics),
         title=f"{plan.machine.hostname}, converted by p2v",
         serial_console=conversion.serial_console,
         os=plan.machine.os,

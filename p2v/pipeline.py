@@ -26,6 +26,7 @@ from p2v.outputs import boot_proof, make_outputs
 from p2v.plan import findings
 from p2v.probe import Scan, estimate
 from p2v.run import Run, RunState, create_run, list_runs, open_run, read_journal, read_receipt
+from p2v.vsphere.settings import Destination
 
 __all__ = [
     "Elsewhere",
@@ -53,6 +54,7 @@ class EmitWishes:
     cpus: int | None = None
     memory: int | None = None
     prove: bool = False
+    vsphere: Destination | None = None
 
 
 def plan_job(job: Job, house: House) -> Plan:
@@ -73,7 +75,10 @@ def convert(job: Job, house: House) -> Receipt:
     with Source(job, house) as source:
         plan = rooms.plan(job, source, house)
         rooms.require_space(job.output, plan)
-        with create_run(job.output, plan.name, plan, job=job.to_json(), order=rooms.order(plan)) as run:
+        with create_run(
+            job.output, plan.name, plan,
+            job=job.to_json(), order=rooms.order(plan), redactor=house.keyring.redactor,
+        ) as run:  # fmt: skip
             return _carry_out(run, plan, source, house)
 
 
@@ -82,7 +87,7 @@ def resume(directory: Path, house: House, *, allow_bad_sectors: bool = False, re
 
     What its job says of faults may be changed: empty or false means as it was.
     """
-    with open_run(directory) as run:
+    with open_run(directory, redactor=house.keyring.redactor) as run:
         job = job_from_json(run.job, where=directory)
         job = replace(
             job,
@@ -116,7 +121,7 @@ def _make(run: Run, plan: Plan, source: Source, house: House) -> Receipt:
     source.close()
     if plan.goal is Goal.CAPTURE:
         return rooms.receipt(run, plan, images, stats)
-    outputs = make_outputs(run, plan, images, house, source.keys)
+    outputs = make_outputs(run, plan, images, house, source.keys, destination=source.job.vsphere)
     return rooms.receipt(run, plan, images, stats, outputs=outputs)
 
 
@@ -154,7 +159,7 @@ def _have_made(directory: Path, journal: Journal, house: House, elsewhere: Elsew
     else:
         with rooms.metered_id(journal.id, plan, house) as unit:
             receipt = replace(elsewhere(directory, plan.units), license=unit.commit())
-    with open_run(directory) as run:
+    with open_run(directory, redactor=house.keyring.redactor) as run:
         _finish(run, receipt)
     licenses.warn(house)
     return receipt
@@ -165,7 +170,7 @@ def work(directory: Path, house: House) -> Receipt:
 
     `house.prepaid` is what it costs; nothing is spent, and the run is not finished before it is paid.
     """
-    with open_run(directory) as run:
+    with open_run(directory, redactor=house.keyring.redactor) as run:
         job = job_from_json(run.job, where=directory)
         with Source(job, house) as source:
             plan = _plan_of_today(run, job, source, house)
@@ -189,21 +194,23 @@ def emit(directory: Path, targets: tuple[str, ...], house: House, wishes: EmitWi
 
     Costs nothing where the run has cost its unit. Raises the subclass of P2VError of the person who must act.
     """
-    with open_run(directory) as run:
+    with open_run(directory, redactor=house.keyring.redactor) as run:
         job = replace(
             job_from_json(run.job, where=directory),
             targets=targets,
             cpus=wishes.cpus,
             memory=wishes.memory,
             prove=wishes.prove,
+            vsphere=wishes.vsphere,
         )
         images, stats = rooms.require_captured(run)
         plan = rooms.plan_outputs(run, job, house)
         rooms.require_space(directory.parent, plan)
         words = " ".join(f"--to {target}" for target in targets)
+        words += f" {job.vsphere.words()}" if job.vsphere else ""
         with _resumable(run, f"p2v emit {run.path} {words}"), rooms.metered(run, plan, house) as unit:
             keys = read_keys(job.luks_key_files, house.ask_password)
-            outputs = make_outputs(run, plan, images, house, keys)
+            outputs = make_outputs(run, plan, images, house, keys, destination=job.vsphere)
             use = unit.commit()
             old = run.receipt() or rooms.receipt(run, run.plan, images, stats)
             receipt = rooms.with_outputs(run, old, outputs, use)
@@ -246,7 +253,7 @@ def prove(directory: Path, house: House, *, target: str, timeout: float | None) 
 
     `target` is the label of an output, such as `vmware-esx8`; empty for the only one, or the first.
     """
-    with open_run(directory) as run:
+    with open_run(directory, redactor=house.keyring.redactor) as run:
         receipt = run.receipt()
         if receipt is None:
             raise UsageError(f"{directory} is not finished", hint=f"Try: p2v resume {directory}")

@@ -272,6 +272,7 @@ def describe(plan: Plan, *, size: str) -> str:
         f"  reads   {size} of used blocks, consistency {_grade_words(plan)}",
         *(f"  disk {disk.index}  {_title(disk.disk)}, {disk.disk.size} bytes" for disk in plan.disks),
         *(f"  nic     {nic.mac} {nic.source_name}".rstrip() for nic in plan.nics),
+        *([f"  imports {plan.place}"] if plan.place else ()),
         *(f"  guest   {line}" for line in guest_wishes.words(plan.clean_up)),
         f"  proof   {'boots the result in isolation' if plan.prove else 'not asked for (--prove)'}",
         f"  license {plan.units} unit{'' if plan.units == 1 else 's'}",

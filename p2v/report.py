@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from p2v.doctor import Check, State
 from p2v.journal import RECEIPT, Journal
-from p2v.model import Change, Disk, LicenseUse, Output, Partition, Plan, Proof, Receipt
+from p2v.model import Change, Disk, LicenseUse, Output, Partition, Placed, Plan, Proof, Receipt
 from p2v.plan import describe
 from p2v.probe import Estimate, Scan
 from p2v.run import RunState, RunSummary
@@ -171,7 +171,18 @@ def _output_lines(receipt: Receipt, output: Output, directory: Path) -> Iterator
     target = target_of(platform)
     for config in target.render(vm, folder.absolute()):
         yield f"  config     {folder / config.name}"
-    yield f"  next       {shown(target.start(vm, folder))}"
+    if output.placed is not None:
+        yield f"  imported   {shown(_place_words(output.placed))}"
+    if output.placed is None or not output.placed.powered_on:
+        yield f"  next       {shown(target.start(vm, folder))}"
+
+
+def _place_words(place: Placed) -> str:
+    power = ", powered on" if place.powered_on else ""
+    return (
+        f"{place.path} ({place.reference}) on {place.server}, host {place.host}, "
+        f"datastore {place.datastore}{power}"
+    )
 
 
 def _capture_lines(receipt: Receipt, directory: Path) -> Iterator[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from p2v import importing
 from p2v.errors import LicenseError, UsageError
 from p2v.guest import GuestDisk
 from p2v.guest_unlock import read_keys
@@ -52,7 +53,8 @@ def plan(job: Job, source: Source, house: House, *, run: str = "") -> Plan:
         clean_up, job.mac,
     )  # fmt: skip
     offers = [Offer(target.fit(target.platform, machine.firmware), target.check) for target in targets]
-    return make_plan(machine, wishes, offers, units=units, goal=job.goal)
+    made = make_plan(machine, wishes, offers, units=units, goal=job.goal)
+    return importing.placed(made, job.vsphere, job.output / made.name, house)
 
 
 def find_targets(job: Job) -> tuple[Target, ...]:
@@ -62,6 +64,7 @@ def find_targets(job: Job) -> tuple[Target, ...]:
     twice = next((label for label in labels if labels.count(label) > 1), "")
     if twice:
         raise UsageError(f"The target {twice} is named twice")
+    importing.require_destination(targets, job.vsphere)
     return targets
 
 
@@ -88,7 +91,8 @@ def plan_outputs(run: Run, job: Job, house: House) -> Plan:
     offers = [Offer(target.fit(target.platform, captured.firmware), target.check) for target in targets]
     wishes = Wishes(job.source, cpus=job.cpus, memory=job.memory, prove=job.prove)
     units = units_for(captured.machine, house, run.id)
-    return plan_for_others(captured, wishes, offers, units=units)
+    plan = plan_for_others(captured, wishes, offers, units=units)
+    return importing.placed(plan, job.vsphere, run.path, house)
 
 
 def _look_into_capture(run: Run, house: House, job: Job) -> Machine:
@@ -117,6 +121,7 @@ def order(plan: Plan) -> tuple[str, ...]:
     steps = ["capture", step_name("convert", *plans)] if plans else ["capture"]
     for one in plans:
         steps += [step_name("write", one), *([step_name("prove", one)] if one.prove else ())]
+    steps += [step for one in plans if (step := importing.step_of(one))]
     return tuple(steps)
 
 
@@ -175,7 +180,11 @@ def receipt(
     outputs: tuple[Output, ...] = (),
     use: LicenseUse | None = None,
 ) -> Receipt:
-    said = (warning for output in outputs for warning in output.conversion.warnings)
+    said = (
+        warning
+        for output in outputs
+        for warning in (*output.conversion.warnings, *(output.placed.warnings if output.placed else ()))
+    )
     return Receipt(
         run=run.id,
         plan=plan,

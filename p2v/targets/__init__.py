@@ -19,6 +19,7 @@ from p2v.targets import (
     virtualbox,
     virtualserver,
     vmware,
+    vsphere,
     xen,
 )
 from p2v.targets.base import ConfigFile, Option, Target
@@ -28,6 +29,7 @@ __all__ = ["TARGETS", "ConfigFile", "Option", "Target", "find_target", "target_o
 TARGETS: dict[str, Target] = {
     "libvirt": libvirt.TARGET,
     "vmware": vmware.TARGET,
+    "vsphere": vsphere.TARGET,
     "hyperv": hyperv.TARGET,
     "virtualserver": virtualserver.TARGET,
     "virtualbox": virtualbox.TARGET,

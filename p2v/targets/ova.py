@@ -30,8 +30,8 @@ USTAR_LIMIT = 8 * 1024**3
 LARGEST = 10**15
 MODE = 0o644
 
-Describe = Callable[[tuple[Image, ...]], str]
-"""The descriptor for finished disks."""
+Describe = Callable[[tuple[Image, ...], tuple[int, ...]], str]
+"""The descriptor for finished disks, and for each the bytes of it that are not zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,15 @@ def write_pieces(
     folder: Path, name: str, describe: Describe, disks: Sequence[StreamedDisk]
 ) -> tuple[Image, ...]:
     """Disks, descriptor `name`.ovf and manifest `name`.mf as files; returns the disks."""
-    images = []
+    images, populated = [], []
     for disk in disks:
         unfinished = folder / f"{disk.name}.part"
         with _created(unfinished) as out:
             written = _write_disk(disk, out)
         unfinished.rename(folder / disk.name)
         images.append(_image(disk.name, written))
-    content = describe(tuple(images)).encode()
+        populated.append(written.populated)
+    content = describe(tuple(images), tuple(populated)).encode()
     write_atomically(folder / f"{name}.ovf", content, mode=MODE)
     write_atomically(folder / f"{name}.mf", manifest(f"{name}.ovf", content, images).encode(), mode=MODE)
     return tuple(images)
@@ -86,13 +87,15 @@ def write_ova(
     """
     ova, unfinished = folder / f"{name}.ova", folder / f"{name}.ova.part"
     guess = tuple(_image(disk.name, Written(LARGEST, "0" * 64)) for disk in disks)
-    room = len(describe(guess).encode())
+    room = len(describe(guess, (LARGEST,) * len(guess)).encode())
     manifest_size = len(manifest(f"{name}.ovf", b"", guess).encode())
     with _created(unfinished) as out:
         out.seek(2 * BLOCK + _padded(room) + _padded(manifest_size))
-        images = tuple(_add_disk(out, disk) for disk in disks)
+        added = [(disk.name, _add_disk(out, disk)) for disk in disks]
         out.write(bytes(2 * BLOCK))
-        descriptor = describe(images).encode().ljust(room, b"\n")
+        images = tuple(_image(*each) for each in added)
+        populated = tuple(written.populated for _, written in added)
+        descriptor = describe(images, populated).encode().ljust(room, b"\n")
         listed = manifest(f"{name}.ovf", descriptor, images).encode()
         out.seek(0)
         out.write(_member(f"{name}.ovf", len(descriptor)) + _fill(descriptor))
@@ -101,7 +104,7 @@ def write_ova(
     return (Image(ova.name, ImageFormat.VMDK, ova.stat().st_size, hashlib.sha256(listed).hexdigest()),)
 
 
-def _add_disk(out: BinaryIO, disk: StreamedDisk) -> Image:
+def _add_disk(out: BinaryIO, disk: StreamedDisk) -> Written:
     at = out.tell()
     out.seek(at + BLOCK)
     written = _write_disk(disk, out)
@@ -109,7 +112,7 @@ def _add_disk(out: BinaryIO, disk: StreamedDisk) -> Image:
     out.seek(at)
     out.write(_member(disk.name, written.size))
     out.seek(end)
-    return _image(disk.name, written)
+    return written
 
 
 def _write_disk(disk: StreamedDisk, out: BinaryIO) -> Written:

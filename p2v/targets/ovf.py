@@ -25,6 +25,11 @@ VSSD = f"{CIM}/CIM_VirtualSystemSettingData"
 VMW = "http://www.vmware.com/schema/ovf"
 DISK_FORMAT = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
 NETWORK = "VM Network"
+"""What VMware's hosts call their first network, so that an importer finds it without being told."""
+
+MEMORY_STEP = 4 * MiB
+"""VMware's documentation: memory is a multiple of 4 MB."""
+
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
 
 for _prefix, _space in (("ovf", OVF), ("rasd", RASD), ("vssd", VSSD), ("vmw", VMW), ("xsi", XSI)):
@@ -75,20 +80,42 @@ SLOTS = {IDE: tuple(range(2)), SCSI: SCSI_SLOTS, OTHER_STORAGE: tuple(range(30))
 """Addresses of the disks of one controller."""
 
 
-def render(vm: VirtualMachine, dialect: Dialect, images: tuple[Image, ...]) -> str:
-    """The descriptor of `vm`; `images` are the finished files of its disks, in order."""
+def usual_networks(count: int) -> tuple[str, ...]:
+    """A network for each card, which may hang on different ones: the importer says where each leads."""
+    return tuple(NETWORK if number == 1 else f"{NETWORK} {number}" for number in range(1, count + 1))
+
+
+def memory_of(memory: int) -> int:
+    """Bytes of memory as a descriptor tells them: up to the next multiple of what VMware takes."""
+    return -(-memory // MEMORY_STEP) * MEMORY_STEP
+
+
+def render(
+    vm: VirtualMachine,
+    dialect: Dialect,
+    images: tuple[Image, ...],
+    populated: tuple[int, ...],
+    *,
+    networks: tuple[str, ...] = (),
+) -> str:
+    """The descriptor of `vm`; `images` are the finished files of its disks, in order, `populated` the bytes
+    that each disk fills, `networks` the names of those that the cards are on, in order too.
+    """
+    wires = networks or usual_networks(len(vm.nics))
     names = guest_names(vm.os, hardware=dialect.hardware or 99)
     root = ET.Element(f"{{{OVF}}}Envelope")
     _references(root, images)
-    _disk_section(root, vm)
+    _disk_section(root, vm, populated)
     if vm.nics:
         section = _section(root, "NetworkSection", "The networks of the machine")
-        _describe(_ovf(section, "Network", name=NETWORK), "What its network cards are connected to")
+        for wire, nic in zip(wires, vm.nics, strict=True):
+            card = " ".join(filter(None, (nic.name, nic.mac)))
+            _describe(_ovf(section, "Network", name=wire), f"What the network card {card} is connected to")
     system = _ovf(root, "VirtualSystem", id=_identifier(vm.name))
     _describe(system, vm.title or "A machine converted by p2v", "Info")
     _ovf(system, "Name", one_line(vm.name))
     _system_section(system, names, dialect)
-    _hardware(system, vm, dialect)
+    _hardware(system, vm, dialect, wires)
     return to_text(root)
 
 
@@ -117,9 +144,9 @@ def _references(root: ET.Element, images: tuple[Image, ...]) -> None:
         _ovf(references, "File", href=image.path, id=f"file{index}", size=str(image.size))
 
 
-def _disk_section(root: ET.Element, vm: VirtualMachine) -> None:
+def _disk_section(root: ET.Element, vm: VirtualMachine, populated: tuple[int, ...]) -> None:
     section = _section(root, "DiskSection", "The disks of the machine")
-    for index, disk in enumerate(vm.disks):
+    for index, (disk, filled) in enumerate(zip(vm.disks, populated, strict=True)):
         _ovf(
             section,
             "Disk",
@@ -128,6 +155,7 @@ def _disk_section(root: ET.Element, vm: VirtualMachine) -> None:
             diskId=f"vmdisk{index}",
             fileRef=f"file{index}",
             format=DISK_FORMAT,
+            populatedSize=str(filled),
         )
 
 
@@ -140,7 +168,7 @@ def _system_section(system: ET.Element, names: GuestNames, dialect: Dialect) -> 
         _describe(section, names.virtualbox)
 
 
-def _hardware(parent: ET.Element, vm: VirtualMachine, dialect: Dialect) -> None:
+def _hardware(parent: ET.Element, vm: VirtualMachine, dialect: Dialect, wires: tuple[str, ...]) -> None:
     section = _section(parent, "VirtualHardwareSection", "The virtual hardware")
     system = _ovf(section, "System")
     vssd = {
@@ -151,7 +179,7 @@ def _hardware(parent: ET.Element, vm: VirtualMachine, dialect: Dialect) -> None:
     }
     for name, value in vssd.items():
         add(system, f"{{{VSSD}}}{name}", value)
-    for number, item in enumerate(_items(vm, dialect), start=1):
+    for number, item in enumerate(_items(vm, dialect, wires), start=1):
         _item(section, {**item, "InstanceID": number})
     if vm.firmware is Firmware.UEFI and dialect.hardware:
         _vmware_config(section, "firmware", "efi")
@@ -169,7 +197,7 @@ def _vmware_config(section: ET.Element, key: str, value: str) -> None:
     add(section, f"{{{VMW}}}Config", **attributes)
 
 
-def _items(vm: VirtualMachine, dialect: Dialect) -> Iterator[Properties]:
+def _items(vm: VirtualMachine, dialect: Dialect, wires: tuple[str, ...]) -> Iterator[Properties]:
     """Processors, memory, controllers with their disks, cards; each gets the number of its place here."""
     yield {
         "AllocationUnits": "hertz * 10^6",
@@ -179,9 +207,9 @@ def _items(vm: VirtualMachine, dialect: Dialect) -> Iterator[Properties]:
     }
     yield {
         "AllocationUnits": "byte * 2^20",
-        "ElementName": f"{vm.memory // MiB} MB of memory",
+        "ElementName": f"{memory_of(vm.memory) // MiB} MB of memory",
         "ResourceType": MEMORY,
-        "VirtualQuantity": vm.memory // MiB,
+        "VirtualQuantity": memory_of(vm.memory) // MiB,
     }
     yield from _storage(vm.disks, dialect, first=3)
     for index, nic in enumerate(vm.nics):
@@ -192,7 +220,7 @@ def _items(vm: VirtualMachine, dialect: Dialect) -> Iterator[Properties]:
             "Address": nic.mac,
             "AddressOnParent": index,
             "AutomaticAllocation": "true",
-            "Connection": NETWORK,
+            "Connection": wires[index],
             "ElementName": f"Network adapter {index + 1}",
             "ResourceSubType": card,
             "ResourceType": ETHERNET,

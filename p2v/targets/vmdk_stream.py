@@ -45,10 +45,11 @@ WORKERS = max(2, min(8, os.cpu_count() or 2))
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What came out: bytes, and the SHA-256 of them all, hexadecimal."""
+    """What came out: bytes, the SHA-256 of them all, hexadecimal, and the bytes of the disk in its grains."""
 
     size: int
     digest: str
+    populated: int = 0
 
 
 class _Stream:
@@ -72,8 +73,8 @@ class _Stream:
         if self.sector > MAX_SECTORS:
             raise TargetError("The compressed disk would be larger than 2 TiB, which this format cannot hold")
 
-    def finish(self) -> Written:
-        return Written(self.size, self._digest.hexdigest())
+    def finish(self, populated: int) -> Written:
+        return Written(self.size, self._digest.hexdigest(), populated)
 
 
 def write_stream(
@@ -90,16 +91,17 @@ def write_stream(
     stream.write(_descriptor(capacity, name).ljust(DESCRIPTOR_SECTORS * SECTOR, b"\0"))
     stream.write(bytes((OVERHEAD - 1 - DESCRIPTOR_SECTORS) * SECTOR))
     tables: dict[int, int] = {}
-    table, entries = -1, [0] * TABLE_ENTRIES
+    table, entries, grains = -1, [0] * TABLE_ENTRIES, 0
     for grain, packed in _deflated(pieces):
         if grain // TABLE_ENTRIES != table:
             _write_table(stream, tables, table, entries)
             table, entries = grain // TABLE_ENTRIES, [0] * TABLE_ENTRIES
         entries[grain % TABLE_ENTRIES] = stream.sector
         stream.write(MARKER.pack(grain * GRAIN_SECTORS, len(packed)) + packed)
+        grains += 1
     _write_table(stream, tables, table, entries)
     _write_end(stream, tables, capacity)
-    return stream.finish()
+    return stream.finish(min(grains * GRAIN, size))
 
 
 def _write_table(stream: _Stream, tables: dict[int, int], table: int, entries: list[int]) -> None:

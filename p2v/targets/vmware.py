@@ -80,9 +80,6 @@ NIC_NAMES = {
     NicModel.E1000E: "e1000e",
     NicModel.PCNET: "vlance",
 }
-MEMORY_STEP = 4 * MiB
-"""VMware's documentation: memsize is a multiple of 4 MB."""
-
 _PLATFORM = Platform(
     name="vmware",
     title="VMware",
@@ -168,7 +165,7 @@ def vmx_entries(vm: VirtualMachine) -> Iterator[tuple[str, str]]:
     yield "guestOS", guest_names(vm.os, hardware=product.hardware).vmx
     if vmware_uuid(vm.uuid):
         yield "uuid.bios", vmware_uuid(vm.uuid)
-    yield "memsize", str(-(-vm.memory // MEMORY_STEP) * MEMORY_STEP // MiB)
+    yield "memsize", str(ovf.memory_of(vm.memory) // MiB)
     yield "numvcpus", str(vm.cpus)
     if vm.firmware is Firmware.UEFI:
         yield "firmware", "efi"

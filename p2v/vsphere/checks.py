@@ -7,7 +7,7 @@ import contextlib
 from p2v.errors import PlanRefused, TargetError
 from p2v.ui import human_size
 from p2v.vsphere.api import asking, printable
-from p2v.vsphere.inventory import shown_names
+from p2v.vsphere.inventory import find_machine, same, shown_names
 from p2v.vsphere.placement import Place, children
 from p2v.vsphere.session import Session
 from p2v.vsphere.settings import Location, Needs, Placement, Provisioning, Wire
@@ -18,7 +18,7 @@ NAME_LIMIT = 80
 
 def check(session: Session, place: Place, needs: Needs, wished: Placement) -> Location:
     """The place as names, with warnings. Raises PlanRefused where the machine cannot be put there."""
-    _check_name(session, place, needs.name)
+    _check_name(session, place, needs)
     _check_host(place, needs, wished)
     warnings = _check_room(place, needs, wished)
     hardware = hardware_versions(place)
@@ -37,13 +37,15 @@ def check(session: Session, place: Place, needs: Needs, wished: Placement) -> Lo
     )
 
 
-def _check_name(session: Session, place: Place, name: str) -> None:
+def _check_name(session: Session, place: Place, needs: Needs) -> None:
+    name = needs.name
     if not name or len(name) > NAME_LIMIT:
         raise PlanRefused(
             f"vSphere takes names of up to {NAME_LIMIT} characters, not {name!r}", hint="Try: --name"
         )
     present = children(session, place.folder)
-    if any(row.name == name for row in present):
+    own = find_machine(session, needs.own)
+    if any(row.name == name and not same(own, row.ref) for row in present):
         raise PlanRefused(
             f"There is already a {name!r} in the folder {place.folder_path}",
             hint=f"Try: --name with another one; there are: {shown_names(present)}",
@@ -125,5 +127,5 @@ def _check_hardware(offered: tuple[str, ...], needs: Needs, place: Place) -> Non
     if offered and wanted and not set(wanted) & set(offered):
         raise PlanRefused(
             f"{place.host.name} has virtual hardware up to {offered[-1]}, not {' '.join(wanted)}",
-            hint=f"Describe the machine for {offered[-1]}",
+            hint="Try: --to vsphere:PRODUCT with an older product; p2v targets lists them",
         )

@@ -32,6 +32,9 @@ class PasswordSource:
     kind: PasswordKind = PasswordKind.PROMPT
     name: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else str(self.kind)
+
 
 PROMPT = PasswordSource()
 
@@ -68,7 +71,7 @@ def read_password(source: PasswordSource, login: str, ask: Ask | None) -> Secret
         case PasswordKind.PROMPT:
             value = _asked(login, ask)
     if not value:
-        where = f"{source.kind}:{source.name}" if source.name else "the prompt"
+        where = str(source) if source.name else "the prompt"
         raise UsageError(f"There is no password for {login} in {where}", hint=_HINT)
     return Secret(value)
 

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from p2v.errors import P2VError, TargetError
@@ -16,11 +16,11 @@ from p2v.vsphere.api import asking, fault_text, vim, vmodl
 from p2v.vsphere.checks import check
 from p2v.vsphere.credentials import Ask, Secret, read_password
 from p2v.vsphere.descriptor import Contents, Part, read_appliance
-from p2v.vsphere.inventory import quoted
+from p2v.vsphere.inventory import find_machine, quoted
 from p2v.vsphere.lease import KeepAlive, Lease
 from p2v.vsphere.placement import Place, find_place
 from p2v.vsphere.readback import differences
-from p2v.vsphere.removal import Begun, clean
+from p2v.vsphere.removal import Begun, clean, remove_leftover
 from p2v.vsphere.session import Session, open_session
 from p2v.vsphere.settings import Appliance, Imported, Limits, Location, Needs, Placement, Server, Uploaded
 from p2v.vsphere.spec import adjust
@@ -50,6 +50,12 @@ def check_placement(
         return check(session, find_place(session, wished, needs.networks), needs, wished)
 
 
+def is_there(server: Server, secret: Secret, instance_uuid: str, *, limits: Limits = LIMITS) -> bool:
+    """Whether a machine that was imported is still in the inventory. Raises UsageError, TargetError."""
+    with open_session(server, secret, limits) as session:
+        return find_machine(session, instance_uuid) is not None
+
+
 def import_machine(
     server: Server,
     secret: Secret,
@@ -59,13 +65,18 @@ def import_machine(
     *,
     throttle: Throttle | None = None,
     limits: Limits = LIMITS,
+    instance_uuid: str = "",
 ) -> Imported:
     """Make the machine on the server and upload its disks; whatever interrupts that leaves nothing behind.
+
+    With an `instance_uuid` the machine gets that one, and what an earlier, killed import with it has left is
+    removed first.
 
     Raises as `check_placement` before the first byte, later TargetError and VerifyError. A machine that is
     complete stays: that it cannot be powered on, or differs from what was asked, is a warning.
     """
     contents = read_appliance(appliance)
+    contents = replace(contents, needs=replace(contents.needs, own=instance_uuid))
     with open_session(server, secret, limits) as session:
         place = find_place(session, wished, contents.needs.networks)
         location = check(session, place, contents.needs, wished)
@@ -83,6 +94,7 @@ def import_machine(
             ui=ui,
             throttle=throttle,
             warnings=list(location.warnings),
+            instance_uuid=instance_uuid or str(uuid.uuid4()),
         )
         return job.run()
 
@@ -99,7 +111,7 @@ class _Import:
     contents: Contents
     ui: UI
     throttle: Throttle | None
-    instance_uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
+    instance_uuid: str
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -107,6 +119,7 @@ class _Import:
         return self.appliance.machine
 
     def run(self) -> Imported:
+        remove_leftover(self.session, self.instance_uuid, self.ui)
         spec = self._make_spec()
         with self._removed_on_failure() as begun:
             lease = self._start(spec, begun)

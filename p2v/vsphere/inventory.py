@@ -115,6 +115,14 @@ def path_of(session: Session, row: Row) -> str:
     return "/" + "/".join(reversed(names))
 
 
+def find_machine(session: Session, instance_uuid: str) -> Any:
+    """The machine with that instance UUID, None where there is none. Raises TargetError."""
+    if not instance_uuid:
+        return None
+    with asking("look for the machine"):
+        return session.content.searchIndex.FindByUuid(None, instance_uuid, True, True)
+
+
 def shown_names(rows: Sequence[Row], limit: int = 20) -> str:
     """`a, b, c`, for a message."""
     names = sorted({printable(row.name) for row in rows})

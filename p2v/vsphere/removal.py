@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from p2v.errors import TargetError
+from p2v.errors import PlanRefused, TargetError
 from p2v.ui import UI
-from p2v.vsphere.api import NotThere, asking
-from p2v.vsphere.inventory import fetch_one
+from p2v.vsphere.api import NotThere, asking, printable
+from p2v.vsphere.inventory import fetch_one, find_machine
 from p2v.vsphere.lease import Lease
 from p2v.vsphere.session import Session
 from p2v.vsphere.tasks import wait_for
@@ -62,7 +62,7 @@ def _remove_once(session: Session, lease: Lease | None, instance_uuid: str, *, l
         lease.abort()
     entity = lease.entity if lease is not None else None
     if entity is None:
-        entity = _find(session, instance_uuid)
+        entity = find_machine(session, instance_uuid)
     if entity is None:
         return last
     # Removed by the server while we ask for it is as good.
@@ -71,9 +71,33 @@ def _remove_once(session: Session, lease: Lease | None, instance_uuid: str, *, l
     return True
 
 
-def _find(session: Session, instance_uuid: str) -> Any:
-    with asking("look for the machine"):
-        return session.content.searchIndex.FindByUuid(None, instance_uuid, True, True)
+def remove_leftover(session: Session, instance_uuid: str, ui: UI) -> None:
+    """Remove what a killed import has left, known by its instance UUID.
+
+    The server may hold it until it has given up the lease of that import. Raises TargetError where it stays,
+    and where it runs: somebody uses it by now.
+    """
+    limit = time.monotonic() + session.limits.leftover
+    while (entity := find_machine(session, instance_uuid)) is not None:
+        try:
+            _refuse_running(session, entity)
+            ui.say("Removing what an import that was killed has left")
+            _destroy(session, entity)
+        except NotThere:
+            return
+        except TargetError:
+            if time.monotonic() > limit:
+                raise
+            time.sleep(PAUSE_SECONDS)
+
+
+def _refuse_running(session: Session, entity: Any) -> None:
+    row = fetch_one(session, entity, ["name", "runtime.powerState"])
+    if str(row.get("runtime.powerState")) == "poweredOn":
+        raise PlanRefused(
+            f"{printable(row.name)} of an earlier import that was interrupted is there, and runs",
+            hint="If it is not needed, power it off and try again",
+        )
 
 
 def _destroy(session: Session, entity: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -28,7 +30,8 @@ class Limits:
 
     `answer` is for the verdict after the last byte of a file, `ready` for the server to make the machine,
     `task` for a power operation, `cleanup` for removing what an interrupted import left, `lost` for a machine
-    to appear whose making got no answer, `keep_alive` the pause between two signs of life.
+    to appear whose making got no answer, `leftover` for what a killed import left to go away (the server's
+    own limit for such a lease is 300), `keep_alive` the pause between two signs of life.
     """
 
     connect: float = 15.0
@@ -39,6 +42,7 @@ class Limits:
     task: float = 300.0
     lost: float = 15.0
     cleanup: float = 90.0
+    leftover: float = 330.0
     keep_alive: float = 5.0
 
 
@@ -80,6 +84,43 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Destination:
+    """Where the machine of a run is imported: what was asked for, with the password as a reference."""
+
+    server: Server
+    placement: Placement
+
+    def words(self) -> str:
+        """The options that say the same on a command line."""
+        return " ".join(f"{option} {shlex.quote(value)}".strip() for option, value in self._words())
+
+    def _words(self) -> Iterator[tuple[str, str]]:
+        server, placement = self.server, self.placement
+        port = "" if server.port == HTTPS_PORT else f":{server.port}"
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        values = {
+            "--server": f"{host}{port}",
+            "--user": server.user,
+            "--password": str(server.password),
+            "--ca-file": str(server.ca_file or ""),
+            "--thumbprint": server.thumbprint,
+            "--datacenter": placement.datacenter,
+            "--cluster": placement.cluster,
+            "--host": placement.host,
+            "--resource-pool": placement.resource_pool,
+            "--datastore": placement.datastore,
+            "--folder": placement.folder,
+        }
+        yield from ((option, value) for option, value in values.items() if value)
+        for item in placement.networks:
+            yield "--network", f"{item.source}={item.target}" if item.source else item.target
+        if placement.provisioning is not Provisioning.THIN:
+            yield "--provisioning", str(placement.provisioning)
+        if placement.power_on:
+            yield "--power-on", ""
+
+
+@dataclass(frozen=True, slots=True)
 class DiskNeed:
     """Bytes that the guest sees of a disk, and those that it is known to fill."""
 
@@ -89,7 +130,10 @@ class DiskNeed:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a datacenter must have for a machine; enough to refuse it before anything is captured."""
+    """What a datacenter must have for a machine; enough to refuse it before anything is captured.
+
+    `own` is the instance UUID of what an earlier try may have left there, which gives way.
+    """
 
     name: str
     cpus: int
@@ -97,6 +141,7 @@ class Needs:
     disks: tuple[DiskNeed, ...]
     networks: tuple[str, ...] = ()
     hardware: str = ""
+    own: str = ""
 
 
 @dataclass(frozen=True, slots=True)

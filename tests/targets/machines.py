@@ -37,6 +37,7 @@ EVERY = (
     "vmware:esx3",
     "vmware:workstation",
     "vmware:gsx",
+    "vsphere",
     "hyperv",
     "hyperv:vhd,fixed",
     "virtualserver",

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import stat
 import struct
@@ -342,12 +343,15 @@ def test_ovf_in_pieces(overlay: Path, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"web01.ovf", "web01.mf", "disk0.vmdk"}
     assert image.digest == hashlib.sha256((tmp_path / "disk0.vmdk").read_bytes()).hexdigest()
     assert f"SHA256(disk0.vmdk)= {image.digest}" in (tmp_path / "web01.mf").read_text().splitlines()
+    # What is not zero, in grains: the three places of the capture, and what the conversion changed.
+    (filled,) = re.findall('ovf:populatedSize="(\\d+)"', (tmp_path / "web01.ovf").read_text())
+    assert 2 * MiB + 300 * KiB < int(filled) < 4 * MiB
 
 
 def test_a_broken_ova_has_no_name(tmp_path: Path) -> None:
     disks = [ova.StreamedDisk("disk0.vmdk", tmp_path / "missing.qcow2")]
     with pytest.raises(TargetError):
-        ova.write_ova(tmp_path, "web01", lambda images: "<Envelope/>", disks)
+        ova.write_ova(tmp_path, "web01", lambda images, populated: "<Envelope/>", disks)
     assert not (tmp_path / "web01.ova").exists()
 
 

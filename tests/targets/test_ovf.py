@@ -7,13 +7,14 @@ CIM_ResourceAllocationSettingData, and a manifest of SHA-256.
 
 from __future__ import annotations
 
+import dataclasses
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
 import pytest
 
-from p2v.model import Firmware, GiB, Image, ImageFormat, VirtualMachine
-from p2v.targets import ovf
+from p2v.model import Firmware, GiB, Image, ImageFormat, MiB, VirtualMachine
+from p2v.targets import ovf, vsphere
 from p2v.targets.ova import manifest
 from p2v.targets.vmware_products import PRODUCTS
 from tests.targets.machines import hostile, machine, plain, target_for
@@ -71,6 +72,10 @@ def images_of(vm: VirtualMachine) -> tuple[Image, ...]:
     return tuple(Image(disk.file, ImageFormat.VMDK, 12345, "ab" * 32) for disk in vm.disks)
 
 
+def filled_of(vm: VirtualMachine) -> tuple[int, ...]:
+    return tuple(MiB * number for number in range(1, len(vm.disks) + 1))
+
+
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
 def kind(request: pytest.FixtureRequest) -> Kind:
     found: Kind = request.param()
@@ -79,7 +84,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 @pytest.fixture
 def envelope(kind: Kind) -> ET.Element:
-    return ET.fromstring(ovf.render(*kind, images_of(kind[0])).encode())
+    return ET.fromstring(ovf.render(*kind, images_of(kind[0]), filled_of(kind[0])).encode())
 
 
 def names(parent: ET.Element) -> list[str]:
@@ -122,8 +127,11 @@ def test_every_reference_leads_somewhere(envelope: ET.Element, kind: Kind) -> No
     assert all(each.get(f"{OVF}capacityAllocationUnits") == "byte" for each in disks.values())
     hosts = [item["HostResource"] for item in items(envelope) if item["ResourceType"] == "17"]
     assert hosts == [f"ovf:/disk/{name}" for name in disks]
-    networks = {each.get(f"{OVF}name") for each in envelope.iter(f"{OVF}Network")}
-    assert {item["Connection"] for item in items(envelope) if "Connection" in item} <= networks
+    assert [int(each.get(f"{OVF}populatedSize") or 0) for each in disks.values()] == list(filled_of(vm))
+    networks = [each.get(f"{OVF}name") for each in envelope.iter(f"{OVF}Network")]
+    assert len(set(networks)) == len(networks) == len(vm.nics)
+    # One for each card: they may hang on different ones, and the importer asks where each leads.
+    assert [item["Connection"] for item in items(envelope) if "Connection" in item] == networks
 
 
 def test_properties_of_an_item_are_in_order(envelope: ET.Element) -> None:
@@ -158,9 +166,25 @@ def test_machine_is_whole(envelope: ET.Element, kind: Kind) -> None:
     assert [card["Address"] for card in cards] == [nic.mac for nic in vm.nics]
 
 
+def test_memory_is_what_vmware_takes() -> None:
+    vm, dialect = vmware_plain()
+    odd = dataclasses.replace(vm, memory=GiB + 5 * MiB)
+    envelope = ET.fromstring(ovf.render(odd, dialect, images_of(odd), filled_of(odd)))
+    (memory,) = [item for item in items(envelope) if item["ResourceType"] == "4"]
+    assert memory["VirtualQuantity"] == "1032"
+
+
+@pytest.mark.parametrize(
+    ("cards", "networks"),
+    [(["eth0", "eth1"], ("eth0", "eth1")), (["eth0", ""], ("nic0", "nic1")), (["a", "a"], ("nic0", "nic1"))],
+)
+def test_vsphere_is_told_networks_by_the_cards_names(cards: list[str], networks: tuple[str, ...]) -> None:
+    assert vsphere.networks_of(cards) == networks
+
+
 def test_vmwares_own_words() -> None:
     vm, dialect = vmware_large()
-    envelope = ET.fromstring(ovf.render(vm, dialect, images_of(vm)))
+    envelope = ET.fromstring(ovf.render(vm, dialect, images_of(vm), filled_of(vm)))
     assert envelope.findtext(f".//{VSSD}VirtualSystemType") == "vmx-14"
     section = envelope.find(f".//{OVF}OperatingSystemSection")
     assert section is not None
@@ -181,7 +205,7 @@ def test_system_type_has_two_digits(product: str) -> None:
 
 def test_hostile_names_stay_data() -> None:
     vm, dialect = vmware_hostile()
-    envelope = ET.fromstring(ovf.render(vm, dialect, images_of(vm)).encode())
+    envelope = ET.fromstring(ovf.render(vm, dialect, images_of(vm), filled_of(vm)).encode())
     assert envelope.findtext(f".//{OVF}Name") == "../a<b>&\"c' \u2019;`$(id)\\ é/ -x"
     system = envelope.find(f"{OVF}VirtualSystem")
     assert system is not None

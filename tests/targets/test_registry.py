@@ -83,7 +83,7 @@ def test_render_takes_what_the_pack_gives(words: str) -> None:
         target.render(dataclasses.replace(vm, nics=nics), IMAGES)
 
 
-@pytest.mark.parametrize("words", [words for words in EVERY if not words.startswith("raw")])
+@pytest.mark.parametrize("words", [words for words in EVERY if not words.startswith(("raw", "vsphere"))])
 def test_foreign_devices_are_refused(words: str) -> None:
     target, vm = plain(words)
     with pytest.raises(TargetError):
@@ -136,6 +136,7 @@ UEFI = {"firmware": Firmware.UEFI}
         ("virtualserver", UEFI, "no UEFI firmware", "libvirt"),
         ("vmware:esx4", UEFI, "no UEFI firmware", "vmware"),
         ("vmware:esx5.1", {"disks": (planned_disk(size=2 * TiB),)}, "2.0 TiB", "vmware"),
+        ("vsphere:esx5.1", {"disks": (planned_disk(size=2 * TiB),)}, "2.0 TiB", "vsphere"),
         ("vmware:gsx", {"memory": 8 * GiB}, "8.0 GiB of memory", "--memory 3600M"),
         ("vmware:ide", {"disks": (planned_disk(),) * 5}, "5 disks", "--disk"),
         ("hyperv:generation=1", UEFI, "no UEFI firmware", "hyperv"),
@@ -182,6 +183,8 @@ def test_a_64_bit_system_is_refused_by_virtual_server() -> None:
         ("vmware:esx5.1,sata", "sata", "pvscsi"),
         ("vmware:gsx,vmxnet3", "vmxnet3", "pcnet"),
         ("raw:qcow2,fixed", "fixed", "one kind"),
+        ("vsphere:esx3", "esx3", "esx4"),
+        ("vsphere:esx5.1,sata", "sata", "pvscsi"),
     ],
 )
 def test_what_is_not_offered(words: str, message: str, hint: str) -> None:

@@ -191,14 +191,17 @@ def test_the_descriptor_that_the_vmware_target_writes(
         Image(disk.file, ImageFormat.VMDK, size)
         for disk, size in zip(appliance.machine.disks, SIZES, strict=True)
     )
-    ours = replace(appliance, descriptor=ovf.render(appliance.machine, ovf.Dialect.vmware(13), images))
-    wished = replace(place, networks=(NetworkMap(ovf.NETWORK, "DC0_DVPG0"),))
+    text = ovf.render(
+        appliance.machine, ovf.Dialect.vmware(13), images, CAPACITIES, networks=("eth0", "eth1")
+    )
+    ours = replace(appliance, descriptor=text)
+    wished = replace(place, networks=(NetworkMap("eth0", "DC0_DVPG0"), NetworkMap("", "VM Network")))
     imported = import_machine(vcenter.server(), SECRET, wished, ours, ui, limits=LIMITS)
     assert imported.warnings == ()
     found = vcenter.machine(appliance.machine.name)
     assert (found["CPUs"], found["MemoryMB"], found["Firmware"]) == (4, 6144, "efi")
     assert [disk["KB"] * 1024 for disk in found["Disks"]] == list(CAPACITIES)
-    assert [card["Network"] for card in found["Cards"]] == ["DC0_DVPG0", "DC0_DVPG0"]
+    assert [card["Network"] for card in found["Cards"]] == ["DC0_DVPG0", "VM Network"]
     assert [card["Mac"] for card in found["Cards"]] == list(MACS)
     assert [upload["Size"] for upload in vcenter.seen()["uploads"]] == list(SIZES)
 
