@@ -9,6 +9,7 @@ import posixpath
 import re
 from dataclasses import dataclass
 
+from conversions.boot_entries import BootEntry
 from conversions.changes import Changes
 from conversions.command_lines import Edit, edit_file
 from conversions.kernel_versions import version_key
@@ -27,6 +28,11 @@ class Entry:
     linux: str
     version: str
     sort_key: str = ""
+    initrds: tuple[str, ...] = ()
+
+    @property
+    def started(self) -> BootEntry:
+        return BootEntry(self.linux, self.initrds)
 
 
 def entries(changes: Changes, folder: str) -> tuple[Entry, ...]:
@@ -38,12 +44,16 @@ def entries(changes: Changes, folder: str) -> tuple[Entry, ...]:
 
 def _entry(changes: Changes, path: str) -> Entry:
     fields: dict[str, str] = {}
+    initrds: list[str] = []
     for found in FIELD.finditer(changes.read_text(path)):
         fields.setdefault(found["key"], found["value"])
+        # GRUB takes several on a line, and variables, which are of no file.
+        words = found["value"].split() if found["key"] == "initrd" else []
+        initrds += [f"/{word.lstrip('/')}" for word in words if not word.startswith("$")]
     name = posixpath.basename(path).removesuffix(".conf")
     version = fields.get("version", "") or name
     linux = fields.get("linux", "") or fields.get("efi", "")
-    return Entry(path, name, linux, version, fields.get("sort-key", ""))
+    return Entry(path, name, linux, version, fields.get("sort-key", ""), tuple(initrds))
 
 
 def edit_entries(changes: Changes, folder: str, edit: Edit) -> None:

@@ -5,10 +5,12 @@ Format: doc/syslinux.txt and doc/extlinux.txt of Syslinux; extlinux-update(8); u
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from conversions.boot_entries import BootEntry, read_menu
 from conversions.changes import Changes
 from conversions.command_lines import SERIAL_CONSOLE, Edit, arguments, edit_file, stable_names
 from conversions.devices import DeviceNames
@@ -60,6 +62,11 @@ class Extlinux:
         blocks.sort(key=lambda block: _label(block) not in wanted)
         kernels = (LINUX.search(block) for block in blocks)
         return next((kernel["kernel"] for kernel in kernels if kernel), "")
+
+    def entries(self) -> tuple[BootEntry, ...]:
+        paths = _paths(self.changes)
+        menus = (read_menu(self.changes.read_text(path), posixpath.dirname(path)) for path in paths)
+        return tuple(entry for menu in menus for entry in menu)
 
     def rewrite_devices(self, names: DeviceNames) -> None:
         edit = stable_names(self.changes, names)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from conversions import bls, cmdline, grub_environment, grub_menu
+from conversions.boot_entries import BootEntry, read_menu
 from conversions.changes import Changes
 from conversions.command_lines import (
     SERIAL_CONSOLE,
@@ -69,6 +70,11 @@ class Grub2:
 
     def default_kernel(self) -> str:
         return default_kernel(self.changes)
+
+    def entries(self) -> tuple[BootEntry, ...]:
+        menus = (read_menu(self.changes.read_text(path), "/") for path in config_paths(self.changes))
+        listed = (entry.started for entry in bls.entries(self.changes, ENTRIES))
+        return (*(entry for menu in menus for entry in menu), *listed)
 
     def rewrite_devices(self, names: DeviceNames) -> None:
         rewrite_devices(self.changes, names)

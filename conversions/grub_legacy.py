@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from conversions.boot_entries import BootEntry, read_menu
 from conversions.changes import Changes
 from conversions.command_lines import SERIAL_CONSOLE, Edit, arguments, edit_file, stable_names
 from conversions.devices import DeviceNames
@@ -47,6 +48,10 @@ class GrubLegacy:
     def default_kernel(self) -> str:
         found = (_default(self.changes.read_text(path)) for path in _paths(self.changes))
         return next(filter(None, found), "")
+
+    def entries(self) -> tuple[BootEntry, ...]:
+        menus = (read_menu(self.changes.read_text(path), "/") for path in _paths(self.changes))
+        return tuple(entry for menu in menus for entry in menu)
 
     def rewrite_devices(self, names: DeviceNames) -> None:
         self._edit(stable_names(self.changes, names))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from conversions.changes import Changes
 from conversions.kernels import Kernel
@@ -14,10 +14,17 @@ from p2v.model import DiskBus, NicModel, Platform
 
 
 def provide_disk_bus(
-    changes: Changes, request: Request, updates: Updates, *, kernels: Sequence[Kernel], default: Kernel
+    changes: Changes,
+    request: Request,
+    updates: Updates,
+    *,
+    kernels: Sequence[Kernel],
+    default: Kernel,
+    others: Iterable[Kernel] = (),
 ) -> DiskBus:
     """See that the kernels find their disks on the best bus that the default kernel can use.
 
+    `others` are kernels with a further initramfs; they are asked for last, after the others have changed.
     Raises GuestError where no bus is possible, and where the initramfs of the default kernel cannot be made;
     another kernel that cannot follow costs a warning.
     """
@@ -27,6 +34,8 @@ def provide_disk_bus(
         if _can_serve(default, choice, updates):
             for kernel in kernels:
                 _serve(changes, kernel, choice, updates, pack, must=kernel is default)
+            for other in others:
+                _serve(changes, other, choice, updates, pack, must=False)
             return choice.bus
         lacking = ", ".join(default.missing(choice.needed))
         changes.warn(f"The kernel {default.version} cannot use {choice.bus} disks: it lacks {lacking}")
@@ -56,11 +65,15 @@ def _serve(
         if _can_serve(kernel, choice, updates):
             updates.bring(kernel, _wanted(kernel, choice, pack))
         else:
-            changes.warn(f"The kernel {kernel.version} cannot use {choice.bus} disks and will not boot")
+            changes.warn(f"{_title(kernel)} cannot use {choice.bus} disks and will not boot")
     except GuestError as error:
         if must:
             raise
-        changes.warn(f"The kernel {kernel.version} will not boot: {error.message}")
+        changes.warn(f"{_title(kernel)} will not boot: {error.message}")
+
+
+def _title(kernel: Kernel) -> str:
+    return f"The kernel {kernel.version}" + (f" with {kernel.initramfs}" if kernel.initramfs else "")
 
 
 def _wanted(kernel: Kernel, choice: DiskChoice, pack: DriverPack) -> tuple[LinuxDriver, ...]:

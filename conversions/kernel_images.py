@@ -10,9 +10,10 @@ from __future__ import annotations
 import posixpath
 import re
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from conversions.boot_entries import BootEntry
 from conversions.changes import Changes
 from p2v.errors import GuestError
 from p2v.model import MiB
@@ -54,6 +55,24 @@ def kernel_images(changes: Changes, versions: frozenset[str]) -> Iterator[Kernel
             version = path.split("/")[-2]
             if version in versions:
                 yield KernelImage(path, version, _beside(changes, posixpath.dirname(path)))
+
+
+def named_images(
+    changes: Changes, images: Sequence[KernelImage], entries: Sequence[BootEntry]
+) -> Iterator[KernelImage]:
+    """The images with what only the menu knows: an initramfs of any name, and kernels of any name."""
+    with_initrd = [entry for entry in entries if entry.initrds]
+    for image in images:
+        beside = next((entry.initrds[-1] for entry in with_initrd if entry.linux == image.path), "")
+        yield image if image.initramfs else replace(image, initramfs=beside)
+    versions = {image.version for image in images}
+    for entry in dict.fromkeys(entries):
+        if not entry.linux or any(image.path == entry.linux for image in images):
+            continue
+        version = _told(changes, entry.linux)
+        if version and version not in versions:  # else it is a link to one of them, or a copy
+            versions.add(version)
+            yield KernelImage(entry.linux, version, entry.initrds[-1] if entry.initrds else "")
 
 
 def _version(changes: Changes, path: str, name: str, versions: frozenset[str]) -> str:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from conversions import uki
+from conversions.boot_entries import BootEntry
 from conversions.changes import Changes
 from conversions.initramfs import Initramfs, module_name, read_initramfs
-from conversions.kernel_images import VERSION, KernelImage, kernel_images
+from conversions.kernel_images import VERSION, KernelImage, kernel_images, named_images
 from conversions.kernel_versions import version_key
 from drivers.pack import LinuxDriver
 from p2v.errors import GuestError
@@ -62,14 +63,17 @@ class Kernel:
         return (named | needed) - self.built_in
 
 
-def installed_kernels(changes: Changes, drivers: Sequence[LinuxDriver]) -> tuple[Kernel, ...]:
+def installed_kernels(
+    changes: Changes, drivers: Sequence[LinuxDriver], entries: Sequence[BootEntry] = ()
+) -> tuple[Kernel, ...]:
     """All kernels with modules, newest first; raises GuestError where there is none.
 
-    `drivers` are those whose symbols are looked up in /boot/config-VERSION, beside modules.builtin.
+    `drivers` are those whose symbols are looked up in /boot/config-VERSION, beside modules.builtin. `entries`
+    of the menu, by paths of the system, lead to what has no usual name.
     """
     versions = _module_folders(changes)
     found: list[Kernel] = []
-    for image in kernel_images(changes, versions):
+    for image in named_images(changes, list(kernel_images(changes, versions)), entries):
         if image.version in versions:
             found.append(_kernel(changes, image, drivers))
         elif "-rescue-" not in image.path:
@@ -84,6 +88,22 @@ def installed_kernels(changes: Changes, drivers: Sequence[LinuxDriver]) -> tuple
     for version in sorted(versions - {kernel.version for kernel in found}):
         changes.warn(f"/lib/modules/{version} has modules of a kernel that is not in /boot")
     return tuple(sorted(found, key=lambda kernel: version_key(kernel.version), reverse=True))
+
+
+def other_initramfs(
+    changes: Changes, kernels: Sequence[Kernel], entries: Sequence[BootEntry]
+) -> Iterator[Kernel]:
+    """Each kernel again with every further initramfs that the menu starts it with, such as a fallback.
+
+    Each is read when it is its turn: a link to one that was changed meanwhile shows what is there now.
+    """
+    seen = {kernel.initramfs for kernel in kernels}
+    for entry in entries:
+        kernel = next((one for one in kernels if one.image == entry.linux), None)
+        for path in entry.initrds if kernel else ():
+            if kernel and path not in seen:
+                seen.add(path)
+                yield replace(kernel, initramfs=path, contents=read_contents(changes, path))
 
 
 def _module_folders(changes: Changes) -> frozenset[str]:

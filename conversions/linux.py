@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
+from conversions.boot_entries import BootEntry, resolve
 from conversions.changes import Changes
 from conversions.console import add_login
 from conversions.devices import device_names
 from conversions.kernel_drivers import choose_nic, provide_disk_bus
-from conversions.kernels import Kernel, installed_kernels
+from conversions.kernels import Kernel, installed_kernels, other_initramfs
 from conversions.loaders import NONE, Loader, find_loader
 from conversions.protocol import GuestFiles
 from conversions.ramdisks import find_builder
@@ -55,7 +56,8 @@ def convert_linux(
     changes = Changes(guest)
     names = device_names(request.machine)
     loader = find_loader(changes, request.firmware)
-    kernels = _kernels(changes, request, loader, tolerance)
+    entries = tuple(resolve(changes, entry) for entry in loader.entries())
+    kernels = _kernels(changes, request, loader, entries, tolerance)
     builder = find_builder(changes)
 
     rewrite_storage(changes, names)
@@ -73,7 +75,10 @@ def convert_linux(
     if kernels:
         default = default_kernel(kernels, loader.default_kernel())
         updates = Updates(changes, builder, names)
-        disk_bus = provide_disk_bus(changes, request, updates, kernels=kernels, default=default)
+        others = other_initramfs(changes, kernels, entries)
+        disk_bus = provide_disk_bus(
+            changes, request, updates, kernels=kernels, default=default, others=others
+        )
         nic_model = choose_nic(changes, default, request.pack, request.platform)
     for step in finish:
         step(changes, request)
@@ -91,12 +96,18 @@ _LEAST_DEMANDING = (DiskBus.SATA, NicModel.E1000)
 """What a kernel that nobody could look into most likely drives: hardware of 2003 that every kernel knows."""
 
 
-def _kernels(changes: Changes, request: Request, loader: Loader, tolerance: Tolerance) -> tuple[Kernel, ...]:
+def _kernels(
+    changes: Changes,
+    request: Request,
+    loader: Loader,
+    entries: Sequence[BootEntry],
+    tolerance: Tolerance,
+) -> tuple[Kernel, ...]:
     """The kernels of the guest; what is missing is an error for a STRICT family, else a warning."""
     try:
         if loader.name == NONE:
             raise _no_loader()
-        return installed_kernels(changes, request.linux_drivers)
+        return installed_kernels(changes, request.linux_drivers, entries)
     except GuestError as error:
         if tolerance is Tolerance.STRICT:
             raise

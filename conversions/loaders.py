@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from conversions import esp, systemd_boot
+from conversions.boot_entries import BootEntry
 from conversions.changes import Changes
 from conversions.devices import DeviceNames
 from conversions.extlinux import Extlinux
@@ -32,6 +33,9 @@ class Loader(Protocol):
 
     def default_kernel(self) -> str:
         """The path or the file name of the kernel image that is started by default; empty if not known."""
+
+    def entries(self) -> tuple[BootEntry, ...]:
+        """What the menu can start, kernels in unified images left out."""
 
     def rewrite_devices(self, names: DeviceNames) -> None:
         """Name disks in a way that holds on any machine, in what boots now and in what makes it anew."""
@@ -56,6 +60,10 @@ class Loaders:
 
     def default_kernel(self) -> str:
         return next(filter(None, (loader.default_kernel() for loader in self.found)), "")
+
+    def entries(self) -> tuple[BootEntry, ...]:
+        found = (entry for loader in self.found for entry in loader.entries())
+        return tuple(dict.fromkeys(found))
 
     def rewrite_devices(self, names: DeviceNames) -> None:
         self._warn_of_none()

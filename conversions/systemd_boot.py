@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from conversions import bls, cmdline, esp, uki
+from conversions.boot_entries import BootEntry
 from conversions.changes import Changes
 from conversions.command_lines import SERIAL_CONSOLE, Edit, arguments, edit_kernel_install, stable_names
 from conversions.devices import DeviceNames
@@ -59,6 +60,10 @@ class SystemdBoot:
 
     def _folders(self) -> list[str]:
         return [f"{place}/loader/entries" for place in esp.MOUNTPOINTS]
+
+    def entries(self) -> tuple[BootEntry, ...]:
+        listed = (bls.entries(self.changes, folder) for folder in self._folders())
+        return tuple(entry.started for entries in listed for entry in entries)
 
     def rewrite_devices(self, names: DeviceNames) -> None:
         self._edit(stable_names(self.changes, names))
