@@ -25,6 +25,10 @@ BYTES_IN_FLIGHT = 32 * MiB
 them are ever held than the window of the SSH channel.
 """
 
+BATCH_REQUESTS = 16
+BATCH_BYTES = 4 * MiB
+"""Requests go out together until they ask for this much: a packet for each is work on both sides."""
+
 PAGED = 256 * 1024
 SLACK = 64 * 1024
 """How much larger than its content a compressed payload may be before it is refused."""
@@ -121,26 +125,25 @@ class ReaderClient:
         """Keep several requests on their way; the caller takes each answer's payload before the next."""
         self._settle()
         waiting: deque[tuple[int, BlockRequest]] = deque()
+        batch = _Batch(self._line)
         asked = 0
         for request in requests:
-            waiting.append((self._send(disk, op, request), request))
+            tag = self._new_tag()
+            waiting.append((tag, request))
+            batch.add(_packed(disk, op, tag, request), request.data_size)
             asked += request.data_size
             while len(waiting) >= IN_FLIGHT or (asked > BYTES_IN_FLIGHT and len(waiting) > 1):
                 asked -= waiting[0][1].data_size
-                yield self._answer(waiting)
+                yield self._answer(waiting, batch)
+        batch.send()
         while waiting:
-            yield self._answer(waiting)
+            yield self._answer(waiting, batch)
 
-    def _send(self, disk: int, op: Op, request: BlockRequest) -> int:
-        tag = self._new_tag()
-        self._line.write(
-            frames.pack_request(
-                op, tag, disk=disk, offset=request.offset, length=request.length, pairs=request.pairs
-            )
-        )
-        return tag
-
-    def _answer(self, waiting: deque[tuple[int, BlockRequest]]) -> tuple[BlockRequest, Response]:
+    def _answer(
+        self, waiting: deque[tuple[int, BlockRequest]], batch: _Batch
+    ) -> tuple[BlockRequest, Response]:
+        if batch.requests >= len(waiting):
+            batch.send()  # nothing else is on its way
         tag, request = waiting.popleft()
         return request, self._head(tag, limit=frames.MAX_LENGTH + SLACK)
 
@@ -211,6 +214,37 @@ class ReaderClient:
         if self._took is not None:
             self._took(size)
         return view
+
+
+class _Batch:
+    """Requests that wait to be sent together."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._packed: list[bytes] = []
+        self._asked = 0
+
+    @property
+    def requests(self) -> int:
+        return len(self._packed)
+
+    def add(self, packed: bytes, asked: int) -> None:
+        """One request, which asks for `asked` bytes; sends them all when it is time."""
+        self._packed.append(packed)
+        self._asked += asked
+        if len(self._packed) >= BATCH_REQUESTS or self._asked >= BATCH_BYTES:
+            self.send()
+
+    def send(self) -> None:
+        if self._packed:
+            self._line.write(b"".join(self._packed))
+            self._packed, self._asked = [], 0
+
+
+def _packed(disk: int, op: Op, tag: int, request: BlockRequest) -> bytes:
+    return frames.pack_request(
+        op, tag, disk=disk, offset=request.offset, length=request.length, pairs=request.pairs
+    )
 
 
 def _plain_request(offset: int, length: int) -> BlockRequest:

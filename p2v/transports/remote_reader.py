@@ -48,6 +48,7 @@ ZEROS = bytearray(1024 * 1024)
 WHOLE = {len(ZEROS): ZEROS, 65536: ZEROS[:65536]}
 # Of a sparse block the zeros cost most to digest; blocks with little in them are often the same (bitmaps).
 SMALL = 65536
+INLINE = 16384
 REMEMBERED = 64
 WORKERS = min(4, os.cpu_count() or 1)
 BUFFERS = WORKERS + 4
@@ -455,7 +456,10 @@ class Server:
         job.buffer = self.buffers.get()
         size = disk.fill(job.buffer, offset, job.length, job.pairs)
         job.wanted = wanted
-        self.work.put((job, job.buffer[:size]))
+        if size <= INLINE:  # another thread would only cost the way to it
+            self.finish(job, job.buffer[:size])
+        else:
+            self.work.put((job, job.buffer[:size]))
 
     def digest_and_pack(self) -> None:
         while True:

@@ -111,7 +111,8 @@ class _Group:
     inode_table: int
     free_clusters: int
     block_uninit: bool
-    unused_inodes: int
+    used_inodes: int
+    """So many at the start of the inode table were ever used; without any, the inode bitmap is not read."""
 
 
 def used_extents(device: BlockDevice, start: int, length: int) -> list[Extent]:
@@ -136,21 +137,22 @@ def _clip(blocks: list[tuple[int, int]], sb: _Super) -> Iterator[tuple[int, int]
 
 def _untouched(sb: _Super, groups: list[_Group]) -> Iterator[tuple[int, int]]:
     """Bitmaps and parts of inode tables that nobody reads, in blocks (first, count)."""
+    table_blocks = sb.inode_table_blocks
     for group in groups:
         if group.block_uninit:
             yield group.block_bitmap, 1
-        if group.unused_inodes == sb.inodes_per_group:
+        if not group.used_inodes:
             yield group.inode_bitmap, 1
-        used = sb.table_blocks(sb.inodes_per_group - group.unused_inodes)
-        if used < sb.inode_table_blocks:
-            yield group.inode_table + used, sb.inode_table_blocks - used
+            yield group.inode_table, table_blocks
+        elif (used := sb.table_blocks(group.used_inodes)) < table_blocks:
+            yield group.inode_table + used, table_blocks - used
 
 
 def _without(
     blocks: Iterable[tuple[int, int]], holes: Iterable[tuple[int, int]]
 ) -> Iterator[tuple[int, int]]:
     """The blocks (first, count) without those of the holes; in order, overlaps may stay."""
-    gaps = sorted(holes)
+    gaps = _joined(sorted(holes))
     at = 0
     for start, count in sorted(blocks):
         first, end = start, start + count
@@ -234,6 +236,8 @@ def _descriptor_locations(sb: _Super) -> Iterator[int]:
 def _has_super(sb: _Super, group: int) -> bool:
     if group == 0 or not sb.ro_compat & RO_SPARSE_SUPER:
         return True
+    if group % 2 == 0 and not sb.compat & COMPAT_SPARSE_SUPER2:
+        return False  # no power of an odd number
     if sb.compat & COMPAT_SPARSE_SUPER2:
         return True  # only two groups hold one, but counting too many costs a few blocks and loses nothing
     return group == 1 or any(_is_power(group, base) for base in (3, 5, 7))
@@ -250,7 +254,7 @@ def _read_groups(device: BlockDevice, sb: _Super) -> Iterator[_Group]:
     if any(offset + size > sb.start + sb.blocks * sb.block_size for offset, size in ranges):
         raise MapUnknown("group descriptors outside the filesystem")
     size = sb.descriptor_size
-    raw = b"".join(device.read_many(_joined(ranges)))[: sb.groups * size]
+    raw = b"".join(device.read_many(_joined(ranges, limit=MiB)))[: sb.groups * size]
     believed = _believed(raw, sb)
     for number in range(sb.groups):
         yield _group(raw[number * size : (number + 1) * size], number, sb, believed=believed)
@@ -266,14 +270,19 @@ def _believed(raw: bytes, sb: _Super) -> bool:
     return 0 not in good
 
 
-def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Neighbouring ranges as one read, up to 1 MiB."""
+def _joined(ranges: Iterable[tuple[int, int]], *, limit: int | None = None) -> list[tuple[int, int]]:
+    """Neighbouring ranges (first, count) as one, of no more than `limit`."""
     joined: list[tuple[int, int]] = []
-    for offset, size in ranges:
-        if joined and sum(joined[-1]) == offset and joined[-1][1] + size <= MiB:
-            joined[-1] = (joined[-1][0], joined[-1][1] + size)
-        else:
-            joined.append((offset, size))
+    first = count = 0
+    for start, more in ranges:
+        if count and first + count == start and (limit is None or count + more <= limit):
+            count += more
+            continue
+        if count:
+            joined.append((first, count))
+        first, count = start, more
+    if count:
+        joined.append((first, count))
     return joined
 
 
@@ -294,7 +303,7 @@ def _group(raw: bytes, number: int, sb: _Super, *, believed: bool) -> _Group:
         inode_table=low[2] | high[2] << 32,
         free_clusters=low[3] | high[3] << 16,
         block_uninit=bool(flags & BG_BLOCK_UNINIT),
-        unused_inodes=min(unused, sb.inodes_per_group),
+        used_inodes=max(0, sb.inodes_per_group - unused),
     )
     table_end = group.inode_table + sb.inode_table_blocks
     if max(group.block_bitmap + 1, group.inode_bitmap + 1, table_end) > sb.blocks:
@@ -303,7 +312,9 @@ def _group(raw: bytes, number: int, sb: _Super, *, believed: bool) -> _Group:
 
 
 def _metadata(sb: _Super, groups: list[_Group]) -> Iterator[tuple[int, int]]:
-    """Boot block, superblocks, descriptors, bitmaps and inode tables, in blocks (first, count)."""
+    """Boot block, superblocks, descriptors, bitmaps and inode tables that are read, in blocks (first,
+    count).
+    """
     yield 0, sb.super_block(0) + 1
     for block in _descriptor_locations(sb):
         yield block, 1
@@ -314,9 +325,11 @@ def _metadata(sb: _Super, groups: list[_Group]) -> Iterator[tuple[int, int]]:
             yield sb.super_block(group.number), 2
         if _has_super(sb, group.number):
             yield sb.super_block(group.number), 1 + copied
-        yield group.block_bitmap, 1
-        yield group.inode_bitmap, 1
-        yield group.inode_table, sb.inode_table_blocks
+        if not group.block_uninit:
+            yield group.block_bitmap, 1
+        if group.used_inodes:
+            yield group.inode_bitmap, 1
+            yield group.inode_table, sb.table_blocks(group.used_inodes)
 
 
 def _batches(groups: list[_Group], sb: _Super) -> Iterator[list[_Group]]:
@@ -334,7 +347,7 @@ def _data(device: BlockDevice, sb: _Super, groups: list[_Group]) -> Iterator[tup
 
 def _read_bitmaps(device: BlockDevice, sb: _Super, groups: list[_Group]) -> Iterator[bytes]:
     ranges = [(sb.start + group.block_bitmap * sb.block_size, sb.block_size) for group in groups]
-    for raw in device.read_many(_joined(ranges)):
+    for raw in device.read_many(_joined(ranges, limit=MiB)):
         for at in range(0, len(raw), sb.block_size):
             yield raw[at : at + sb.block_size]
 
