@@ -25,6 +25,7 @@ DEVICE = re.compile(r"^\([^)]*\)")
 MICROCODE = re.compile(r"ucode|microcode|-uc\.img$")
 PLACES = ("", "/boot", "/boot/efi", "/efi")
 """Where the filesystem of a loader may be mounted: `/vmlinuz` of a menu is /boot/vmlinuz of the system."""
+NAME = re.compile(r"[\x21-\x7e]{1,1024}")
 MAX_ENTRIES = 64
 
 
@@ -76,7 +77,8 @@ def place(changes: Changes, path: str) -> str:
     """Where a file of the loader's filesystem is; that may be a subvolume (`/@/boot/…`). Empty if nowhere."""
     ways = [f"{mount}{path}" for mount in PLACES]
     ways += [path[start.start() :] for start in re.finditer(r"(?<=.)/boot/", path)]
-    return next((way for way in ways if _is_file(changes, way)), "")
+    usable = ways if NAME.fullmatch(path) else []
+    return next((way for way in usable if _is_file(changes, way)), "")
 
 
 def _is_file(changes: Changes, path: str) -> bool:

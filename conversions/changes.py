@@ -62,8 +62,10 @@ class Changes:
         self._record(Change(ChangeKind.REBUILT, destination, reason, before, after))
 
     def warn(self, warning: str) -> None:
-        if warning not in self._warnings:
-            self._warnings.append(warning)
+        # What a guest wrote may be of any encoding, and a receipt is text.
+        text = warning.encode("utf-8", "backslashreplace").decode("utf-8")
+        if text not in self._warnings:
+            self._warnings.append(text)
 
     def warn_all(self, warnings: Sequence[str]) -> None:
         for warning in warnings:

@@ -7,9 +7,11 @@ libguestfs' own time limits do not exist, so a watchdog ends an appliance that d
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import importlib
 import os
 import posixpath
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -116,6 +118,7 @@ class _Handle(Protocol):
     def mkdir_p(self, path: str) -> None: ...
     def mv(self, src: str, dest: str) -> None: ...
     def cp_a(self, src: str, dest: str) -> None: ...
+    def find0(self, directory: str, files: str) -> None: ...
     def glob_expand(self, pattern: str, *, directoryslash: bool) -> list[str]: ...
     def checksum(self, csumtype: str, path: str) -> str: ...
     def command(self, arguments: list[str]) -> str: ...
@@ -311,7 +314,23 @@ class Guest:
 
     def glob(self, pattern: str) -> list[str]:
         with self._calling(f"list {pattern}"):
-            return sorted(self._handle.glob_expand(pattern, directoryslash=False))
+            try:
+                return sorted(self._handle.glob_expand(pattern, directoryslash=False))
+            except UnicodeDecodeError:
+                return sorted(self._readable(pattern))
+
+    def _readable(self, pattern: str) -> Iterator[str]:
+        """What matches and has a name in UTF-8: one file of another encoding must not hide all others."""
+        folder = posixpath.dirname(re.split(r"[*?\[]", pattern, maxsplit=1)[0] + "x")
+        with tempfile.NamedTemporaryFile() as file:
+            self._handle.find0(folder, file.name)
+            names = Path(file.name).read_bytes().split(b"\0")
+        parts = pattern.split("/")
+        for name in (name.decode("utf-8", "replace") for name in names if name):
+            path = posixpath.join(folder, name)
+            same = len(parts) == path.count("/") + 1 and not re.search("\ufffd|/\\.", path)
+            if same and all(map(fnmatch.fnmatchcase, path.split("/"), parts)):
+                yield path
 
     def sha256(self, path: str) -> str:
         with self._calling(f"read {path}"):
@@ -464,6 +483,8 @@ def _guest_errors(what: str) -> Iterator[None]:
         raise GuestError(f"Cannot {what}: {_printable(str(error))}") from error
     except UnicodeDecodeError as error:
         raise GuestError(f"Cannot {what}: the guest answers in bytes that are no text") from error
+    except ValueError as error:  # a zero byte, or what is no text, in a name that the guest gave
+        raise GuestError(f"Cannot {_printable(what)}: that is no name of anything") from error
 
 
 def _printable(text: str) -> str:

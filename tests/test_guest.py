@@ -17,9 +17,10 @@ from conversions.os_release import assignments
 from p2v.accelerator import Accelerator
 from p2v.command import check
 from p2v.errors import GuestError, TargetError
-from p2v.guest import Access, Guest, GuestDisk, open_guest
+from p2v.guest import Access, Guest, GuestDisk, _new_handle, open_guest
 from p2v.guest_inspect import find_roots, mount_root, operating_system
 from p2v.model import Disk, Filesystem, Firmware, GiB, ImageFormat, Machine, MiB, Partition
+from p2v.watchdog import Watchdog
 from tests.conftest import need_tools
 
 ROOT_UUID = "0d16e81d-026f-5e37-9720-4ceccfd31b34"
@@ -51,6 +52,17 @@ def test_a_disk_that_is_not_there_is_said(tmp_path: Path) -> None:
         open_guest(disks, access=Access.READ_ONLY, accelerator=Accelerator.TCG),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\udcff"])
+def test_a_name_that_is_none_is_an_error_of_the_guest(name: str) -> None:
+    """As an fstab may give it: `UUID=a\\000b`."""
+    need_guestfs()
+    guest = Guest(_new_handle(), Watchdog("never-launched"), Access.READ_ONLY)
+    for ask in (guest.find_uuid, guest.exists, guest.read, guest.glob, guest.kind):
+        with pytest.raises(GuestError, match="no name of anything") as error:
+            ask(name)
+        assert error.value.message.isprintable()
 
 
 def need_guestfs() -> None:
