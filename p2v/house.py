@@ -71,7 +71,7 @@ class Source:
         self._stack = ExitStack()
         self._limits = tuple(limit for limit in (rate_limit(job), house.limit) if limit is not None)
         self._retry_limit = parse_duration(job.retry_for) if job.retry_for else DEFAULT_LIMIT
-        self._answers = Answers(login_answers(job, house.ask_password))
+        self._answers = Answers(login_answers(job, house))
         self.keys = read_keys(job.luks_key_files, house.ask_password)
         self._transport: Transport | None = None
         self._found: Rediscovery | None = None
@@ -150,10 +150,11 @@ def rate_limit(job: Job) -> RateLimit | None:
     return RateLimit(parse_rate(job.limit) if job.limit else None, parse_windows(job.limit_windows))
 
 
-def login_answers(job: Job, ask: Ask | None) -> Ask | None:
+def login_answers(job: Job, house: House) -> Ask | None:
     """Who answers the questions of a login: what the job refers to, else a person. Raises UsageError."""
     passphrase = parse_password(job.passphrase) if job.passphrase else None
     password = parse_password(job.password) if job.password else None
+    ask = house.ask_password
     if passphrase is None and password is None:
         return ask
 
@@ -161,7 +162,9 @@ def login_answers(job: Job, ask: Ask | None) -> Ask | None:
         reference = passphrase if prompt.startswith(KEY_PROMPT) else password
         if reference is None or reference.kind is PasswordKind.PROMPT:
             return ask(prompt) if ask else ""
-        return read_password(reference, job.source, None).value
+        secret = read_password(reference, job.source, None).value
+        house.keyring.redactor.add(secret)
+        return secret
 
     return answer
 
