@@ -1,4 +1,8 @@
-"""A machine over SSH: small scripts, sent over the channel, run from memory as root."""
+"""A machine over SSH: small scripts, sent over the channel, run from memory as root.
+
+What reads the answers of the smaller scripts is imported where it is needed: pydantic and the families of
+guests take 0.1 s to load, which a capture that only opens disks would spend for nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,9 @@ from importlib import resources
 from p2v.disk.device import BlockDevice
 from p2v.errors import ConnectionLost, TransportError
 from p2v.model import Disk
-from p2v.transports.base import Guard, SnapshotKeeper, Survey, Took, Usage
-from p2v.transports.guard import GuardClient
-from p2v.transports.inventory import parse_inventory
+from p2v.transports.base import Guard, SnapshotKeeper, Survey, Took, Transport, Usage
 from p2v.transports.reader_client import ReaderClient, RemoteDisk
-from p2v.transports.snapshots import SnapshotClient
 from p2v.transports.ssh_session import SshAddress, SshOptions, SshSession, Stream, open_session
-from p2v.transports.ssh_shell import ShellTransport
 from p2v.transports.ssh_stream import STALL_SECONDS
 
 PROBE_SECONDS = 60.0
@@ -53,6 +53,8 @@ class SshTransport:
         return self._boot_id
 
     def survey(self) -> Survey:
+        from p2v.transports.inventory import parse_inventory
+
         with self._script("remote_inventory.py") as line:
             survey = parse_inventory(_as_root(ReaderClient(line, took=self._took).hello()))
         self._boot_id = survey.boot_id
@@ -88,12 +90,16 @@ class SshTransport:
 
     @contextmanager
     def open_guard(self) -> Iterator[Guard]:
+        from p2v.transports.guard import GuardClient
+
         with self._script("remote_guard.py", stall_timeout=GUARD_SECONDS) as line:
             _as_root(ReaderClient(line).hello())
             yield GuardClient(line)
 
     @contextmanager
     def open_snapshots(self) -> Iterator[SnapshotKeeper]:
+        from p2v.transports.snapshots import SnapshotClient
+
         with self._script("remote_snapshots.py", stall_timeout=GUARD_SECONDS) as line:
             _as_root(ReaderClient(line).hello())
             yield SnapshotClient(line)
@@ -154,13 +160,16 @@ def _find_python(session: SshSession) -> str | None:
 
 
 @contextmanager
-def open_ssh(
-    address: SshAddress, options: SshOptions, *, took: Took | None = None
-) -> Iterator[SshTransport | ShellTransport]:
+def open_ssh(address: SshAddress, options: SshOptions, *, took: Took | None = None) -> Iterator[Transport]:
     """A source with Python, or one that has only a shell.
 
     Raises TransportError: network, login, host key, or no way to be root.
     """
     with open_session(address, options) as session:
         python = _find_python(session)
-        yield SshTransport(session, took, python) if python else ShellTransport(session, took)
+        if python:
+            yield SshTransport(session, took, python)
+            return
+        from p2v.transports.ssh_shell import ShellTransport
+
+        yield ShellTransport(session, took)
