@@ -46,7 +46,7 @@ def need_space(changes: Changes, path: str, size: int) -> None:
     free = changes.guest.free_space(path)
     if free < size:
         raise GuestError(
-            f"{path} of the guest has {free // MiB} MiB free, but {size // MiB} MiB are needed to"
+            f"{path} of the guest has {free // MiB} MiB free, but {-(-size // MiB)} MiB are needed to"
             " rebuild an initramfs",
             hint="Make space there on the source, for example by removing old kernels",
         )

@@ -88,7 +88,8 @@ class Updates:
             self.builder.rebuild(kernel, drivers, _reason(lacking, settings))
         except GuestError as error:
             if lacking:
-                raise GuestError(f"{error.message}; nothing was added to it, as {unsure.message}") from error
+                message = f"{error.message}; nothing was added to it, as {unsure.message}"
+                raise GuestError(message, hint=error.hint) from error
             old = ", ".join(settings)
             self.changes.warn(
                 f"{kernel.initramfs} names disks by their old names ({old}), and could not be rebuilt:"

@@ -138,7 +138,7 @@ def test_a_tool_that_forgets_the_driver_is_caught(tmp_path: Path) -> None:
 
 def test_no_space_is_said_with_numbers_before_anything_is_built(tmp_path: Path) -> None:
     guest = tree(tmp_path, free=3 * MiB)
-    with pytest.raises(GuestError, match="has 3 MiB free, but 32 MiB"):
+    with pytest.raises(GuestError, match="has 3 MiB free, but 33 MiB"):
         convert(guest)
     assert not any("mkinitramfs" in argv[0] for argv in guest.ran)
 
