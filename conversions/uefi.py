@@ -7,6 +7,7 @@ systemd-boot, or a unified kernel.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ REASON = "the firmware of a new machine knows no boot entries and starts this fi
 BESIDE = "the first stage looks beside itself"
 MANAGER = "systemd-boot"
 WINDOWS = "bootmgfw.efi"
+MENU = "grub.cfg"
+WHOLE_MENU = re.compile(r"^[ \t]*(?:menuentry|submenu|blscfg|linux(?:16|efi)?)\b", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +147,18 @@ def _missing_beside(changes: Changes, place: str, shim: str, architecture: _Arch
         return []
     home = shim.rsplit("/", 1)[0]
     names = (*architecture.grubs, *architecture.helpers)
-    found = (esp.find(changes, home, name) for name in names)
+    found = [esp.find(changes, home, name) for name in names]
+    found += [] if esp.find(changes, folder, MENU) else [_pointer(changes, home)]
     return [_Copy(path, f"{folder}/{path.rsplit('/', 1)[-1]}", BESIDE) for path in found if path]
+
+
+def _pointer(changes: Changes, home: str) -> str:
+    """The three lines that lead GRUB to its menu; SUSE's GRUB looks for them beside itself.
+
+    A whole menu is left where it is: nobody would update the copy, and its kernels would be gone one day.
+    """
+    path = esp.find(changes, home, MENU)
+    return path if path and not WHOLE_MENU.search(changes.read_text(path)) else ""
 
 
 def _boot_folder(changes: Changes, place: str) -> str:

@@ -77,6 +77,54 @@ def test_the_guests_own_loader_is_put_there(
     assert run(guest, loader).changes == ()
 
 
+POINTER = "search.fs_uuid 0f3e root\nset prefix=($root)'/boot/grub2'\nconfigfile $prefix/grub.cfg\n"
+MENU = "menuentry 'CentOS' {\n\tlinuxefi /vmlinuz-3.10\n}\n"
+VENDORS = {
+    "debian": ("shimx64.efi", "grubx64.efi", POINTER),
+    "ubuntu": ("shimx64.efi", "grubx64.efi", POINTER),
+    "kali": ("", "grubx64.efi", POINTER),
+    "centos": ("shimx64.efi", "grubx64.efi", MENU),
+    "redhat": ("shimx64.efi", "grubx64.efi", POINTER),
+    "rocky": ("shimx64.efi", "grubx64.efi", POINTER),
+    "almalinux": ("shimx64.efi", "grubx64.efi", POINTER),
+    "fedora": ("shimx64.efi", "grubx64.efi", POINTER),
+    "amzn": ("", "grubx64.efi", POINTER),
+    "sles": ("shim.efi", "grub.efi", POINTER),
+    "opensuse": ("shim.efi", "grub.efi", POINTER),
+    "arch": ("", "grubx64.efi", ""),
+    "alpine": ("", "grubx64.efi", ""),
+    "void_grub": ("", "grubx64.efi", ""),
+}
+"""What each distribution installs into EFI/VENDOR: its first stage, GRUB, and GRUB's file there."""
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_every_distribution_gets_a_fallback_and_shim_stays_first(tmp_path: Path, vendor: str) -> None:
+    shim, grub, menu = VENDORS[vendor]
+    contents = {shim: b"shim", grub: b"grub", "grub.cfg": menu.encode()}
+    own = {name: body for name, body in contents.items() if name and body}
+    guest = guest_with(tmp_path, {f"/boot/efi/EFI/{vendor}/{name}": body for name, body in own.items()})
+    changes = run(guest)
+    there = fallback(guest)
+    assert there.pop("BOOTX64.EFI") == (b"shim" if shim else b"grub")
+    beside = {grub: b"grub", "grub.cfg": POINTER.encode()} if menu == POINTER else {grub: b"grub"}
+    assert there == (beside if shim else {})
+    assert not changes.warnings
+    assert run(guest).changes == ()
+
+
+def test_a_pointer_in_the_fallback_folder_is_left_alone(tmp_path: Path) -> None:
+    files: Files = {
+        "/boot/efi/EFI/debian/grub.cfg": POINTER,
+        "/boot/efi/EFI/BOOT/BOOTX64.EFI": b"shim",
+        "/boot/efi/EFI/BOOT/grub.cfg": "own",
+    }
+    guest = guest_with(tmp_path, DEBIAN | files)
+    run(guest)
+    assert fallback(guest)["grub.cfg"] == b"own"
+    assert fallback(guest)["grubx64.efi"] == b"grub"
+
+
 def test_names_on_a_fat_have_no_case(tmp_path: Path) -> None:
     files: Files = {"/boot/efi/efi/Fedora/SHIMX64.EFI": b"shim", "/boot/efi/efi/Fedora/GRUBX64.EFI": b"grub"}
     guest = guest_with(tmp_path, files | {"/boot/efi/efi/boot/other.txt": b""})
