@@ -1,4 +1,7 @@
-"""`python -m tests.bench.targets IMAGE`: how long writing a target's image takes, beside `qemu-img convert`.
+"""`python -m tests.bench.targets [IMAGE]`: how long writing a target's image takes, beside `qemu-img
+convert`.
+
+Without IMAGE, that of the machine that the end-to-end tests convert.
 
 Both sides start from the same overlay on the same raw image in the page cache, write the same kind of image,
 and end with it on the disk (fsync). p2v's side also compares the image with what it was written from and
@@ -18,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fixtures.build import SPECS, build
 from p2v import command
 from p2v.model import DiskBus, ImageFormat, VirtualDisk
 from p2v.targets.images import ImageJob, make_overlay, write_images
@@ -53,13 +57,14 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("image", type=Path, help="A raw image, for example of a built fixture.")
+    parser.add_argument("image", type=Path, nargs="?", help="A raw image; default: a built Debian machine.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kind", action="append", choices=list(KINDS), help="Only this; may be repeated.")
     parser.add_argument("--output", type=Path, default=Path("bench-targets.json"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="p2v-bench-") as name:
-        rows = measure(options.image, Path(name), options.rounds, options.kind or list(KINDS))
+        image = options.image or build(SPECS["debian12-bios"]).image
+        rows = measure(image, Path(name), options.rounds, options.kind or list(KINDS))
     options.output.write_text(
         json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}) + "\n"
     )
