@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from p2v import __version__, doctor, license_cli, pipeline, report
+from p2v import __version__, batch_cli, doctor, license_cli, pipeline, report
 from p2v.errors import ExitCode, P2VError, Terminated
 from p2v.house import House
 from p2v.job import Job, parse_removals, parse_size
@@ -327,6 +327,7 @@ def doctor_command(as_json: bool, **options: Any) -> None:
 
 
 cli.add_command(license_cli.group)
+cli.add_command(batch_cli.batch)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -36,16 +36,18 @@ T = TypeVar("T")
 class House:
     """`home` holds ledger, license and cached answers; `ask_password` is None where nobody can be asked.
 
-    `limit` is shared with other jobs that run at the same time. `prepaid` is what the run of another process
-    costs, which has reserved it there: the ledger of this machine is not asked then. `keyring` holds the
-    passwords that were read.
+    `limits` are shared with other jobs that run at the same time; then it is not `alone`, and what is to be
+    said of the license is said once for all of them. `prepaid` is what the run of another
+    process costs, which has reserved it there: the ledger of this machine is not asked then. `keyring` holds
+    the passwords that were read.
     """
 
     ui: UI
     home: Path
     ask_password: Callable[[str], str] | None = None
-    limit: RateLimit | None = None
+    limits: tuple[RateLimit, ...] = ()
     prepaid: int | None = None
+    alone: bool = True
     keyring: Keyring = field(default_factory=Keyring)
 
     def accelerator(self) -> AcceleratorAnswer:
@@ -69,7 +71,8 @@ class Source:
         self.job = job
         self._house = house
         self._stack = ExitStack()
-        self._limits = tuple(limit for limit in (rate_limit(job), house.limit) if limit is not None)
+        own = rate_limit(job)
+        self._limits = (*((own,) if own else ()), *house.limits)
         self._retry_limit = parse_duration(job.retry_for) if job.retry_for else DEFAULT_LIMIT
         self._answers = Answers(login_answers(job, house))
         self.keys = read_keys(job.luks_key_files, house.ask_password)

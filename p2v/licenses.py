@@ -41,6 +41,8 @@ def status(house: House) -> LicenseStatus:
 
 def warn(house: House) -> None:
     """Say it in time that units or days run out; no failure of the ledger spoils what is done by now."""
+    if not house.alone:
+        return
     with contextlib.suppress(LicenseError):
         for warning in status(house).warnings:
             house.ui.warn(warning)

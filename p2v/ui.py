@@ -11,9 +11,9 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from tqdm import tqdm
 
@@ -80,6 +80,10 @@ class Phase:
     def seconds(self) -> float:
         return time.monotonic() - self._started
 
+    @property
+    def name(self) -> str:
+        return self._name
+
     def advance(self, size: int) -> None:
         """Count `size` more bytes as done."""
         with self._lock:
@@ -90,10 +94,14 @@ class Phase:
                 self._reported = self.seconds
                 self.report("running")
 
-    def report(self, state: str) -> None:
+    def rename(self, name: str) -> None:
+        self._name = name
+
+    def event(self, state: str) -> Mapping[str, str | float | None]:
+        """Where it stands, for a program."""
         rate = self._done / self.seconds if self.seconds > 0 else 0.0
         left = (self._total - self._done) / rate if self._total and rate else None
-        event = {
+        return {
             "phase": self._name,
             "state": state,
             "bytes": self._done,
@@ -102,7 +110,18 @@ class Phase:
             "eta": None if left is None else round(left, 1),
             "seconds": round(self.seconds, 1),
         }
-        print(json.dumps(event), file=self._ui.stderr, flush=True)
+
+    def line(self) -> str:
+        """Where it stands, for a person: `Copying /dev/sda  43 %, 1.2 GiB at 88.0 MiB/s, 20 s left`."""
+        rate = self._done / max(self.seconds, 0.001)
+        if not self._total:
+            return f"{self._name}, {human_time(self.seconds)}"
+        left = human_time(max(0.0, (self._total - self._done) / rate)) if rate else "?"
+        share = min(100, 100 * self._done // self._total)
+        return f"{self._name}  {share} %, {human_size(self._done)} at {human_size(rate)}/s, {left} left"
+
+    def report(self, state: str) -> None:
+        self._ui.event(self.event(state))
 
     def close(self, state: str) -> None:
         if self._bar is not None:
@@ -166,9 +185,13 @@ class UI:
     def error(self, text: str) -> None:
         self._line(f"error: {text}")
 
+    def event(self, fields: Mapping[str, object]) -> None:
+        """One JSON line for a program that watches."""
+        print(json.dumps(fields), file=self.stderr, flush=True)
+
     def _line(self, text: str) -> None:
         if self.style is ProgressStyle.JSON:
-            print(json.dumps({"message": text}), file=self.stderr, flush=True)
+            self.event({"message": text})
         elif self.style is ProgressStyle.BAR:
             tqdm.write(text, file=self.stderr)
         else:
@@ -189,3 +212,32 @@ class UI:
             raise
         finally:
             phase.close(state)
+
+
+class Table:
+    """Lines on a terminal that are drawn over and over: one for each of `slots` pieces of work, a bar below
+    for all of them. Elsewhere nothing is drawn. For any number of threads.
+    """
+
+    def __init__(self, ui: UI, slots: int, total: int, unit: str) -> None:
+        self._bars: list[tqdm[NoReturn]] = []
+        if ui.style is ProgressStyle.BAR:
+            lines = [self._bar(ui, position, bar_format="{desc}") for position in range(slots)]
+            self._bars = [*lines, self._bar(ui, slots, total=total, unit=unit, desc="All")]
+
+    def _bar(self, ui: UI, position: int, **settings: Any) -> tqdm[NoReturn]:
+        return tqdm(position=position, leave=False, file=ui.stderr, dynamic_ncols=True, **settings)
+
+    def show(self, slot: int, text: str) -> None:
+        if self._bars:
+            self._bars[slot].set_description_str(text)
+
+    def advance(self) -> None:
+        """One more piece of work is done."""
+        if self._bars:
+            self._bars[-1].update(1)
+
+    def close(self) -> None:
+        for bar in reversed(self._bars):
+            bar.close()
+        self._bars = []

@@ -35,7 +35,7 @@ LAYERS = (
     {"p2v.doctor", "p2v.options"},
     {"p2v.report", "p2v.vsphere_cli"},
     {"p2v.license_report"},
-    {"p2v.license_cli"},
+    {"p2v.batch_cli", "p2v.license_cli"},
     {"p2v.cli"},
     {"p2v.__main__"},
 )  # fmt: skip
