@@ -62,8 +62,8 @@ def _named(machine: Machine, disk: Disk, names: Sequence[str]) -> Machine:
 
 
 def _without_probe(disk: Disk) -> bool:
-    """Whether nobody looked at the disk in its machine: what has a serial number there has its names, too."""
-    return not disk.serial and not disk.wwn
+    """Whether nobody looked at the disk in its machine: then its path is that of an image."""
+    return not (disk.serial or disk.wwn or disk.path.startswith("/dev/"))
 
 
 def _known(machine: Machine, name: str) -> bool:

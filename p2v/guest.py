@@ -7,11 +7,9 @@ libguestfs' own time limits do not exist, so a watchdog ends an appliance that d
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import importlib
 import os
 import posixpath
-import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -22,7 +20,8 @@ from typing import Protocol, cast
 
 from p2v.accelerator import Accelerator
 from p2v.errors import GuestError, P2VError, TargetError
-from p2v.model import ImageFormat, MiB
+from p2v.globbing import folder_of, matching
+from p2v.model import ImageFormat, KiB, MiB
 from p2v.watchdog import Watchdog
 
 MEMORY = 1024
@@ -296,7 +295,7 @@ class Guest:
         folder, _ = posixpath.split(target)
         beside = posixpath.join(folder, f".p2v-{uuid.uuid4().hex[:12]}")
         replaced = self.exists(target)
-        with self._calling(f"write {path}"):
+        with self._calling(f"write {path}"), self._removed_on_error(beside):
             self._put(beside, content)
             if replaced:
                 self._handle.copy_attributes(target, beside, all=True)
@@ -316,21 +315,13 @@ class Guest:
         with self._calling(f"list {pattern}"):
             try:
                 return sorted(self._handle.glob_expand(pattern, directoryslash=False))
-            except UnicodeDecodeError:
-                return sorted(self._readable(pattern))
+            except UnicodeDecodeError:  # one file of another encoding must not hide all others
+                return sorted(matching(self._listing(folder_of(pattern)), pattern))
 
-    def _readable(self, pattern: str) -> Iterator[str]:
-        """What matches and has a name in UTF-8: one file of another encoding must not hide all others."""
-        folder = posixpath.dirname(re.split(r"[*?\[]", pattern, maxsplit=1)[0] + "x")
+    def _listing(self, folder: str) -> bytes:
         with tempfile.NamedTemporaryFile() as file:
             self._handle.find0(folder, file.name)
-            names = Path(file.name).read_bytes().split(b"\0")
-        parts = pattern.split("/")
-        for name in (name.decode("utf-8", "replace") for name in names if name):
-            path = posixpath.join(folder, name)
-            same = len(parts) == path.count("/") + 1 and not re.search("\ufffd|/\\.", path)
-            if same and all(map(fnmatch.fnmatchcase, path.split("/"), parts)):
-                yield path
+            return Path(file.name).read_bytes()
 
     def sha256(self, path: str) -> str:
         with self._calling(f"read {path}"):
@@ -372,10 +363,23 @@ class Guest:
                 return self._handle.realpath(path)
             return posixpath.join(self._handle.realpath(folder), name)
 
+    @contextlib.contextmanager
+    def _removed_on_error(self, path: str) -> Iterator[None]:
+        """Half a file would fill what is full already."""
+        try:
+            yield
+        except (RuntimeError, GuestError):
+            with contextlib.suppress(RuntimeError):
+                self._handle.rm_f(path)
+            raise
+
     def _put(self, path: str, content: bytes) -> None:
         if len(content) <= MESSAGE_LIMIT:
             self._handle.write(path, content)
             return
+        # An upload that fails does not say why.
+        if (free := self.free_space(posixpath.dirname(path))) < len(content):
+            raise RuntimeError(f"{len(content) // KiB} KiB are needed, but there are {free // KiB} KiB free")
         with tempfile.NamedTemporaryFile() as file:
             file.write(content)
             file.flush()

@@ -14,7 +14,7 @@ LAYERS = (
     {"p2v.model", "p2v.errors"},
     {
         "p2v.guest_wishes", "p2v.grades", "p2v.ui", "p2v.command", "p2v.atomic", "p2v.log", "p2v.journal",
-        "p2v.retry", "p2v.watchdog",
+        "p2v.retry", "p2v.watchdog", "p2v.globbing",
     },
     {"p2v.disk", "drivers", "conversions", "p2v.accelerator", "p2v.vsphere"},
     {
@@ -62,6 +62,7 @@ DOORS = {
         "p2v/transports/remote_snapshots.py",
     },
     "tqdm": {"p2v/ui.py"},
+    "distributed": {"p2v/batch/cluster.py"},
 }
 """Who may import what the project has one door to. The remote scripts run on another machine."""
 

@@ -14,7 +14,7 @@ from tests.conversions.machines import MACHINE, ROOT_UUID, SWAP_UUID, without_na
 BY_PATH = "/dev/disk/by-path/pci-0000:00:1f.2-ata-1"
 BY_ID = "/dev/disk/by-id/ata-Samsung_SSD_860_EVO_S3Z8"
 UNNAMED = without_names(MACHINE)
-NAMED = replace(MACHINE, disks=(replace(MACHINE.disks[0], path="sda", names=("sda",)),))
+NAMED = replace(MACHINE, disks=(replace(MACHINE.disks[0], path="/images/metal12.raw", names=("/dev/sda",)),))
 
 
 def learn(machine: Machine, *lines: str) -> Learned:
@@ -41,8 +41,14 @@ def test_a_disk_that_a_person_named_gets_the_name_of_its_root_too() -> None:
 
 
 def test_what_a_probe_saw_holds() -> None:
-    seen = replace(MACHINE, disks=(replace(MACHINE.disks[0], serial="QM00001"),))
-    assert learn(seen, f"{BY_PATH}-part1 / ext4", f"{BY_ID}-part2 none swap") == Learned(seen)
+    image = NAMED.disks[0]
+    for disk in (
+        replace(image, serial="QM00001"),
+        replace(image, path="/dev/sda"),
+        replace(image, wwn="0x5"),
+    ):
+        seen = replace(MACHINE, disks=(disk,))
+        assert learn(seen, f"{BY_PATH}-part1 / ext4", f"{BY_ID}-part2 none swap") == Learned(seen)
 
 
 def test_a_name_whose_lines_describe_the_disk_is_believed_and_said() -> None:
@@ -76,7 +82,7 @@ def test_lines_that_do_not_describe_the_disk_are_no_evidence() -> None:
 def test_of_two_disks_that_fit_neither_is_taken() -> None:
     def disk(name: str, uuid: str) -> Disk:
         partition = Partition(1, 0, GiB, "83", filesystem=Filesystem("xfs", GiB, uuid=uuid))
-        return Disk(name, GiB, names=(name,), partitions=(partition,))
+        return Disk(f"{name}.img", GiB, names=(f"/dev/{name}",), partitions=(partition,))
 
     line = f"{BY_ID}-part1 /data xfs"
     twins = replace(NAMED, disks=(*NAMED.disks, disk("sdb", "1111-1111"), disk("sdc", "2222-2222")))
