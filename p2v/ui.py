@@ -158,6 +158,7 @@ class UI:
         self.stdout = stdout or sys.stdout
         self.stderr = stderr or sys.stderr
         self.volume = volume
+        self._lock = threading.Lock()
         self.style = self._choose(style)
 
     def _choose(self, style: ProgressStyle) -> ProgressStyle:
@@ -187,7 +188,13 @@ class UI:
 
     def event(self, fields: Mapping[str, object]) -> None:
         """One JSON line for a program that watches."""
-        print(json.dumps(fields), file=self.stderr, flush=True)
+        self._write(json.dumps(fields))
+
+    def _write(self, line: str) -> None:
+        """One line at a time, whoever else writes: `print` would let two of them run into each other."""
+        with self._lock:
+            self.stderr.write(f"{line}\n")
+            self.stderr.flush()
 
     def _line(self, text: str) -> None:
         if self.style is ProgressStyle.JSON:
@@ -195,7 +202,7 @@ class UI:
         elif self.style is ProgressStyle.BAR:
             tqdm.write(text, file=self.stderr)
         else:
-            print(text, file=self.stderr, flush=True)
+            self._write(text)
 
     @contextlib.contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Phase]:
