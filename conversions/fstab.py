@@ -14,6 +14,7 @@ from conversions.devices import DeviceNames, is_unstable, with_stable_paths
 ESCAPE = re.compile(r"\\([0-7]{3})")
 MAX_LINES = 10_000
 EXT = frozenset({"ext2", "ext3", "ext4"})
+LUKS = "crypto_LUKS"
 COMPARED = EXT | {"xfs", "btrfs", "swap"}
 
 
@@ -51,6 +52,16 @@ def _mounts(text: str) -> Iterator[Mount]:
         if len(fields) >= 3 and not fields[0].startswith("#"):
             options = tuple(fields[3].split(",")) if len(fields) > 3 else ()
             yield Mount(fields[0], fields[1], fields[2], options)
+
+
+def encrypted(text: str) -> tuple[Mount, ...]:
+    """The devices of a crypttab, as entries that are mounted nowhere."""
+    lines = (line.split() for line in text.splitlines()[:MAX_LINES])
+    return tuple(
+        Mount(_unescape(fields[1]), "", LUKS)
+        for fields in lines
+        if len(fields) > 1 and not fields[0].startswith("#")
+    )
 
 
 def rewrite_fstab(text: str, names: DeviceNames, path: str = "/etc/fstab") -> Rewritten:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from conversions.devices import USUAL_FIRST_NAMES, device_names, disk_of, is_unstable
-from conversions.fstab import COMPARED, EXT, Mount
+from conversions.fstab import COMPARED, EXT, LUKS, Mount
 from p2v.model import Disk, Machine, Partition
 
 PART = re.compile(r"(?P<disk>/dev/disk/by-(?:id|path)/\S+)-part(?P<number>\d{1,3})")
@@ -28,7 +28,12 @@ class Learned:
 
 
 def learn_names(machine: Machine, table: Sequence[Mount], root: tuple[Disk, int] | None) -> Learned:
-    """`table` is the system's fstab, `root` the partition that the root is on, where it is one."""
+    """`table` is the system's fstab, and its crypttab as lines of the kind `LUKS`.
+
+    `root` is the partition that the root is on, where it is one.
+    """
+    root is on, where it is one.
+    """
     spec = next((mount.spec for mount in table if mount.mountpoint == "/"), "")
     if root and is_unstable(spec) and not device_names(machine).find(spec):
         machine = with_own_name(machine, spec, *root)
@@ -38,7 +43,7 @@ def learn_names(machine: Machine, table: Sequence[Mount], root: tuple[Disk, int]
         if len(fitting) == 1 and not _known(machine, name):
             machine = _named(machine, fitting[0], (name,))
             warnings.append(
-                f"/etc/fstab names {name}: taken to be the disk {fitting[0].path}, which has what the"
+                f"{name} of /etc/fstab or /etc/crypttab is taken to be the disk {fitting[0].path}, which has what the"
                 " lines say; an image cannot tell its serial number and slot"
             )
     return Learned(machine, tuple(warnings))
@@ -89,7 +94,7 @@ def _stable(machine: Machine, mount: Mount, name: str) -> Iterator[str]:
 
 def _holds(disk: Disk, number: int, mount: Mount, others: set[str]) -> bool:
     partition = next((one for one in disk.partitions if one.number == number), None)
-    if partition is None or partition.filesystem is None or mount.kind not in COMPARED:
+    if partition is None or partition.filesystem is None or mount.kind not in COMPARED | {LUKS}:
         return False
     seen = partition.filesystem.kind
     same = seen == mount.kind or (seen in EXT and mount.kind in EXT)

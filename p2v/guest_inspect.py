@@ -15,7 +15,7 @@ from conversions.os_release import RELEASE_FILES, identify
 from conversions.own_names import learn_names
 from p2v.errors import GuestError
 from p2v.guest import LUKS, Access, Guest
-from p2v.guest_mounts import mapping, mount_own, read_fstab
+from p2v.guest_mounts import mapping, mount_own, read_crypttab, read_fstab
 from p2v.guest_unlock import Keys, unlock
 from p2v.model import Disk, Machine, OperatingSystem
 
@@ -65,7 +65,8 @@ def mount_root(
     _mount_checked(guest, root.device)
     learned: tuple[str, ...] = ()
     if machine:
-        found = learn_names(machine, read_fstab(guest), _partition(guest, machine, root.device))
+        table = (*read_fstab(guest), *read_crypttab(guest))
+        found = learn_names(machine, table, _partition(guest, machine, root.device))
         machine, learned = found.machine, found.warnings
     mount_own(guest, machine, device_names(machine) if machine else DeviceNames(()))
     if guest.access is Access.READ_WRITE:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from conversions.devices import DeviceNames
-from conversions.fstab import Mount, mounts
+from conversions.fstab import Mount, encrypted, mounts
 from p2v.errors import GuestError
 from p2v.guest import Guest
 from p2v.model import Firmware, Machine
@@ -44,6 +44,10 @@ def own_mounts(guest: Guest) -> tuple[Mount, ...]:
 
 def read_fstab(guest: Guest) -> tuple[Mount, ...]:
     return mounts(_read(guest, FSTAB))
+
+
+def read_crypttab(guest: Guest) -> tuple[Mount, ...]:
+    return encrypted(_read(guest, CRYPTTAB))
 
 
 def _read(guest: Guest, path: str) -> str:

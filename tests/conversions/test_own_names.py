@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from conversions.devices import device_names
-from conversions.fstab import mounts
+from conversions.fstab import encrypted, mounts
 from conversions.own_names import Learned, learn_names, with_own_name
 from p2v.model import Disk, Filesystem, GiB, Machine, Partition
 from tests.conversions.machines import MACHINE, ROOT_UUID, SWAP_UUID, without_names
@@ -56,6 +56,17 @@ def test_a_name_whose_lines_describe_the_disk_is_believed_and_said() -> None:
     assert stable(learned.machine, f"{BY_ID}-part2") == f"UUID={SWAP_UUID}"
     assert [BY_ID in warning for warning in learned.warnings] == [True]
     assert learn_names(learned.machine, mounts(f"{BY_ID}-part2 none swap"), None).warnings == ()
+
+
+def test_a_crypttab_is_evidence_too() -> None:
+    luks = Partition(3, 0, GiB, "83", filesystem=Filesystem("crypto_LUKS", GiB, uuid="3333-3333"))
+    disk = replace(NAMED.disks[0], partitions=(*NAMED.disks[0].partitions, luks))
+    table = encrypted(f"# <name> <device>\nbroken\nsecret {BY_ID}-part3 none luks\n")
+    machine = replace(NAMED, disks=(disk,))
+    learned = learn_names(machine, table, None)
+    assert stable(learned.machine, f"{BY_ID}-part3") == "UUID=3333-3333"
+    wrong = encrypted(f"secret {BY_ID}-part2 none luks\n")
+    assert learn_names(machine, wrong, None) == Learned(machine)
 
 
 def test_a_disk_that_is_not_in_the_run_gets_no_name() -> None:
