@@ -10,6 +10,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +41,10 @@ from p2v.proof import prove as boot_and_watch
 from p2v.run import Run
 from p2v.targets import target_of
 from p2v.targets.images import make_overlay
+from p2v.targets.packages import write_packages
 from p2v.vsphere.settings import Destination
+
+IMAGES_NAME = "images.json"
 
 PROOF_SECONDS = {"kvm": 300.0, "tcg": 900.0}
 """Time limit of a boot; in emulation a Debian system takes about 50 s alone and three times that beside
@@ -64,7 +68,7 @@ def make_outputs(
     plans = plan.each()
     converted = convert(run, plan, images, house, keys)
     machines = [describe(run, one, conversion) for one, conversion in zip(plans, converted, strict=True)]
-    files = [write(run, plan, one, vm, house) for one, vm in zip(plans, machines, strict=True)]
+    files = write(run, plan, machines, house)
     clear(run, plan)
     proofs = [prove(run, one, vm, house) for one, vm in zip(plans, machines, strict=True)]
     # Last: what does not boot, or did not come to its end, is in nobody's inventory.
@@ -171,22 +175,42 @@ def describe(run: Run, plan: Plan, conversion: Conversion) -> VirtualMachine:
     )
 
 
-def write(run: Run, plan: Plan, one: Plan, vm: VirtualMachine, house: House) -> tuple[Image, ...]:
-    """The images of one platform in its own format, and its configuration."""
-    step, folder = step_name("write", one), run.vm_dir(one.platform.label)
-    note = folder / "images.json"
-    if run.done(step):
-        return read_note(IMAGES, note)
+def write(
+    run: Run, plan: Plan, machines: Sequence[VirtualMachine], house: House
+) -> tuple[tuple[Image, ...], ...]:
+    """The images of each platform in its own format, and its configuration: side by side, see p2v.targets."""
+    plans = plan.each()
+    todo = [
+        (one, vm)
+        for one, vm in zip(plans, machines, strict=True)
+        if run.done(step_name("write", one)) is None
+    ]
+    if todo:
+        _write_side_by_side(run, _overlays(run, plan), todo, house)
+    return tuple(read_note(IMAGES, run.vm_dir(one.platform.label) / IMAGES_NAME) for one in plans)
+
+
+def _write_side_by_side(
+    run: Run, overlays: Sequence[Path], todo: Sequence[tuple[Plan, VirtualMachine]], house: House
+) -> None:
     started = time.monotonic()
-    target = target_of(one.platform)
-    with house.ui.phase(f"Writing {', '.join(disk.file for disk in vm.disks)} for {one.platform.name}"):
-        files = target.write(vm, _overlays(run, plan), folder)
-    for config in target.render(vm, folder.absolute()):
-        write_atomically(folder / config.name, config.content, mode=0o644)
-    content = to_json(IMAGES, files)
-    write_atomically(note, content)
-    run.finish(step, digest=hashlib.sha256(content).hexdigest(), seconds=time.monotonic() - started)
-    return files
+    words = "; ".join(
+        f"{', '.join(disk.file for disk in vm.disks)} for {one.platform.name}" for one, vm in todo
+    )
+    with house.ui.phase(f"Writing {words}"), ExitStack() as stack:
+        packages = [
+            stack.enter_context(target_of(one.platform).begin(vm, run.vm_dir(one.platform.label)))
+            for one, vm in todo
+        ]
+        written = write_packages(packages, overlays)
+    for (one, vm), files in zip(todo, written, strict=True):
+        folder = run.vm_dir(one.platform.label)
+        for config in target_of(one.platform).render(vm, folder.absolute()):
+            write_atomically(folder / config.name, config.content, mode=0o644)
+        content = to_json(IMAGES, files)
+        write_atomically(folder / IMAGES_NAME, content)
+        digest, seconds = hashlib.sha256(content).hexdigest(), time.monotonic() - started
+        run.finish(step_name("write", one), digest=digest, seconds=seconds)
 
 
 def clear(run: Run, plan: Plan) -> None:

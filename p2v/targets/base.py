@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -25,7 +26,8 @@ from p2v.model import (
     VirtualDisk,
     VirtualMachine,
 )
-from p2v.targets.images import ImageJob, write_images
+from p2v.targets.images import Images, Mark
+from p2v.targets.packages import Begin, Package, write_packages
 from p2v.ui import human_size
 
 Choice = TypeVar("Choice", DiskBus, NicModel)
@@ -64,28 +66,18 @@ class Option:
 Render = Callable[[VirtualMachine, Path], tuple[ConfigFile, ...]]
 """Describes a machine whose images lie in a folder; pure."""
 
-Write = Callable[[VirtualMachine, Sequence[Path], Path], tuple[Image, ...]]
-"""Writes the images of a machine, whose disks are in overlays (one each, in order), into a folder."""
-
 
 def no_configuration(vm: VirtualMachine, image_dir: Path) -> tuple[ConfigFile, ...]:
     return ()
 
 
-def write_disks(
-    vm: VirtualMachine,
-    overlays: Sequence[Path],
-    folder: Path,
-    *,
-    mark: Callable[[VirtualDisk, Path], None] | None = None,
-) -> tuple[Image, ...]:
+def begin_disks(
+    vm: VirtualMachine, folder: Path, *, mark: Mark | None = None
+) -> AbstractContextManager[Package]:
     """Every disk as an image of its own. `mark` changes what is not content, before the image gets its
     digest.
-
-    Raises TargetError, VerifyError.
     """
-    jobs = [ImageJob(overlay, folder, disk) for overlay, disk in zip(overlays, vm.disks, strict=True)]
-    return tuple(image for job in jobs for image in write_images([job], mark=mark))
+    return nullcontext(Images(vm.disks, folder, mark))
 
 
 def as_is(platform: Platform) -> Platform:
@@ -102,7 +94,7 @@ class Target:
 
     `shape` makes the platform that its settings ask for, `fit` the one for the firmware of a machine; `check`
     finds what of a plan does not fit; `start` is the command that an administrator types next, for a machine
-    whose files lie in a folder; `write` writes the images.
+    whose files lie in a folder; `begin` begins to write the images.
     """
 
     platform: Platform
@@ -113,7 +105,15 @@ class Target:
     options: tuple[Option, ...] = ()
     shape: Callable[[Platform], Platform] = as_is
     fit: Callable[[Platform, Firmware], Platform] = any_firmware
-    write: Write = write_disks
+    begin: Begin = begin_disks
+
+    def write(self, vm: VirtualMachine, overlays: Sequence[Path], folder: Path) -> tuple[Image, ...]:
+        """The images of a machine, whose disks are in overlays (one each, in order), in a folder.
+
+        Raises TargetError, VerifyError.
+        """
+        with self.begin(vm, folder) as package:
+            return write_packages([package], overlays)[0]
 
     def with_settings(self, words: tuple[str, ...]) -> Target:
         """The target with choices made: each word is `KEY=VALUE`, or a VALUE that only one option has.

@@ -12,12 +12,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, BinaryIO
 
 from p2v import command
 from p2v.atomic import write_atomically
@@ -26,10 +26,11 @@ from p2v.disk.image_digests import ImageDigests
 from p2v.disk.image_file import ImageFile
 from p2v.errors import TargetError, VerifyError
 from p2v.model import DiskBus, Image, ImageFormat, MiB, VirtualDisk
-from p2v.targets.overlay_reader import open_overlay
-from p2v.targets.raw_copy import copy_raw
+from p2v.targets.overlay_reader import OverlayReader
+from p2v.targets.packages import DiskWriting, Sink, write_packages
+from p2v.targets.raw_copy import raw_copy
 from p2v.targets.readback import MOSTLY_EMPTY, compare_used
-from p2v.targets.vmdk_stream import SECTOR, descriptor, write_stream
+from p2v.targets.vmdk_stream import SECTOR, StreamWriter, descriptor
 
 CREATE_SECONDS = 120.0
 CONVERT_SECONDS = 24 * 3600.0
@@ -103,40 +104,64 @@ def write_image(overlay: Path, image: Path, image_format: ImageFormat) -> Image:
 Mark = Callable[[VirtualDisk, Path], None]
 """Changes something of an image that is not content of the disk, such as its UUID."""
 
-Finish = Callable[[], str]
-"""Waits until an image is written, checked and on the disk; returns its digest."""
-
 
 def write_images(jobs: Sequence[ImageJob], *, mark: Mark | None = None) -> tuple[Image, ...]:
-    """Finished images, written side by side; `mark` changes those that qemu-img wrote.
+    """Finished images, one after the other; `mark` changes those that qemu-img wrote.
 
     An `Image.digest` is the SHA-256 of the file; of a file that is mostly holes (raw, flat, fixed), it is
     that over its per-block digests, as of a capture. Raises TargetError where one cannot be written,
     VerifyError where it differs from its overlay; an image that is not finished never has its name.
     """
-    with ExitStack() as stack:
-        finishing = [stack.enter_context(_writing(job, mark)) for job in jobs]
-        digests = [finish() for finish in finishing]
     return tuple(
-        image for job, digest in zip(jobs, digests, strict=True) for image in _give_name(job, digest)
+        image
+        for job in jobs
+        for image in write_packages([Images([job.disk], job.folder, mark)], [job.overlay])[0]
     )
 
 
+class Images:
+    """Each disk of a machine as an image of its own: a package for `write_packages`.
+
+    `mark` changes what is not content of an image that qemu-img wrote, before it gets its digest.
+    """
+
+    def __init__(self, disks: Sequence[VirtualDisk], folder: Path, mark: Mark | None = None) -> None:
+        self._disks = disks
+        self._folder = folder
+        self._mark = mark
+        self._images: list[Image] = []
+
+    @contextmanager
+    def disk(self, index: int, overlay: Path, reader: OverlayReader) -> Iterator[DiskWriting]:
+        job = ImageJob(overlay, self._folder, self._disks[index])
+        with _writing(job, self._mark, reader) as (sink, finish):
+            yield DiskWriting(lambda: self._images.extend(_give_name(job, finish())), sink)
+
+    def end(self) -> tuple[Image, ...]:
+        return tuple(self._images)
+
+
 @contextmanager
-def _writing(job: ImageJob, mark: Mark | None) -> Iterator[Finish]:
-    """The image as it is written: by a process of its own, or when what this gives is called."""
+def _writing(
+    job: ImageJob, mark: Mark | None, reader: OverlayReader
+) -> Iterator[tuple[Sink | None, Callable[[], str]]]:
+    """An image as it is written: where its blocks go, unless a process of its own reads them, and what waits
+    until it is checked and on the disk, and returns its digest.
+    """
     unfinished = job.unfinished
     unfinished.unlink(missing_ok=True)
     # It holds a whole disk, password files included; a hypervisor takes the file over when it starts.
     unfinished.touch(mode=0o600)
     if job.disk.subformat == STREAM_OPTIMIZED:
-        yield partial(_write_compressed, job)
+        with _compressed(job, reader) as both:
+            yield both
     elif job.is_plain:
-        yield partial(_write_plain, job)
+        with _plain(job, reader) as both:
+            yield both
     else:
         words = [_qemu_img(), "convert", *convert_options(job), str(job.overlay), str(unfinished)]
         with _running(words, f"write {unfinished}") as wait:
-            yield partial(_check, job, mark, wait)
+            yield None, partial(_check, job, reader, mark=mark, wait=wait)
 
 
 def convert_options(job: ImageJob) -> list[str]:
@@ -181,33 +206,72 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_compressed(job: ImageJob) -> str:
-    with open_overlay(job.overlay) as reader, writing(job.unfinished), job.unfinished.open("wb") as out:
-        written = write_stream(reader.blocks(), reader.size, job.disk.file, out)
-        out.flush()
-        os.fsync(out.fileno())
-    return written.digest
+@contextmanager
+def closing(file: BinaryIO, path: Path) -> Iterator[BinaryIO]:
+    """What is still in memory when something failed may not fit either: the first error counts."""
+    try:
+        yield file
+    except BaseException:
+        with suppress(OSError):
+            file.close()
+        raise
+    with writing(path):
+        file.close()
 
 
-def _write_plain(job: ImageJob) -> str:
-    with open_overlay(job.overlay) as reader, writing(job.unfinished):
+@contextmanager
+def _compressed(job: ImageJob, reader: OverlayReader) -> Iterator[tuple[Sink, Callable[[], str]]]:
+    with (
+        closing(job.unfinished.open("wb"), job.unfinished) as out,
+        StreamWriter(reader.size, job.disk.file, out) as writer,
+    ):
+
+        def finish() -> str:
+            with writing(job.unfinished):
+                written = writer.finish()
+                out.flush()
+                os.fsync(out.fileno())
+                return written.digest
+
+        yield guarded(writer.write, job.unfinished), finish
+
+
+@contextmanager
+def _plain(job: ImageJob, reader: OverlayReader) -> Iterator[tuple[Sink, Callable[[], str]]]:
+    with writing(job.unfinished):
         if job.disk.format is ImageFormat.VHD:
             options = ",".join(format_options(job.disk))
             words = [_qemu_img(), "create", "-q", "-f", "vpc", "-o", options, str(job.unfinished)]
             command.check([*words, str(reader.size)], timeout=CREATE_SECONDS, reason=f"make {job.unfinished}")
         else:
             os.truncate(job.unfinished, reader.size)
-        return copy_raw(reader, job.unfinished)
+    with raw_copy(job.unfinished, reader.size) as copy:
+
+        def finish() -> str:
+            with writing(job.unfinished):
+                return copy.finish()
+
+        yield guarded(copy.write, job.unfinished), finish
 
 
-def _check(job: ImageJob, mark: Mark | None, wait: Callable[[], None]) -> str:
+def guarded(sink: Sink, path: Path) -> Sink:
+    """A sink whose troubles name the file that it writes, whatever else is written meanwhile."""
+
+    def write(offset: int, block: bytearray) -> None:
+        with writing(path):
+            sink(offset, block)
+
+    return write
+
+
+def _check(job: ImageJob, reader: OverlayReader, *, mark: Mark | None, wait: Callable[[], None]) -> str:
     """Once qemu-img has written the image: what it holds, and its digest."""
     wait()
     unfinished = job.unfinished
     if mark is not None:
         mark(job.disk, unfinished)
     # All three at once: the image is read while the disk still writes it.
-    with ThreadPoolExecutor(2) as pool, _comparing(job) as compare:
+    with ThreadPoolExecutor(2) as pool, _comparing(job, reader) as compare:
         synced = pool.submit(_sync, unfinished)
         digest = pool.submit(_sparse_digest if job.is_sparse else _sha256, unfinished)
         compare()
@@ -235,12 +299,11 @@ def _write_descriptor(job: ImageJob, size: int) -> Image:
 
 
 @contextmanager
-def _comparing(job: ImageJob) -> Iterator[Callable[[], None]]:
+def _comparing(job: ImageJob, reader: OverlayReader) -> Iterator[Callable[[], None]]:
     unfinished = job.unfinished
-    with open_overlay(job.overlay) as reader:
-        if job.disk.format is ImageFormat.VHDX and reader.size > MOSTLY_EMPTY * reader.used:
-            yield partial(compare_used, reader, unfinished, job.disk.format)
-            return
+    if job.disk.format is ImageFormat.VHDX and reader.size > MOSTLY_EMPTY * reader.used:
+        yield partial(compare_used, reader, unfinished, job.disk.format)
+        return
     formats = ["-f", "qcow2", "-F", job.disk.format.value]
     words = [_qemu_img(), "compare", "-q", *formats, str(job.overlay), str(unfinished)]
     differs = VerifyError(f"{unfinished} differs from what it was written from")

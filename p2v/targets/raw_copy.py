@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from p2v.disk.digests import DigestTable, block_count, block_length
 from p2v.model import BLOCK_SIZE, KiB, MiB
-from p2v.targets.overlay_reader import OverlayReader
 
 GRAIN = 64 * KiB
 """Zeros of this length stay a hole."""
@@ -25,31 +26,24 @@ WORKERS = max(2, min(4, os.cpu_count() or 2))
 _ZEROS = bytes(GRAIN)
 
 
-def copy_raw(reader: OverlayReader, path: Path) -> str:
-    """Write the disk to the start of an existing file that is zero there, and at least as long.
-
-    Returns the SHA-256 over the digests of the blocks of the whole file. It is on the disk then.
-    """
+@contextmanager
+def raw_copy(path: Path, disk_size: int) -> Iterator[RawCopy]:
+    """A disk that is written to the start of an existing file that is zero there, and at least as long."""
     with path.open("r+b", buffering=0) as file, ThreadPoolExecutor(WORKERS) as pool:
-        copy = _Copy(file.fileno(), pool)
-        for offset, block in reader.blocks():
-            copy.write(offset, block)
-        copy.finish()
-        # What the format has behind the disk (the footer of a VHD) is in the last blocks.
-        size = os.fstat(file.fileno()).st_size
-        return _summary(file.fileno(), size, reader.size, copy.digests)
+        yield RawCopy(file.fileno(), pool, disk_size)
 
 
-class _Copy:
+class RawCopy:
     """A file that is being written: digests are made and the disk works while more is read."""
 
-    def __init__(self, handle: int, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, handle: int, pool: ThreadPoolExecutor, disk_size: int) -> None:
         self._handle = handle
         self._pool = pool
+        self._disk_size = disk_size
         self._waiting: deque[tuple[int, Future[bytes]]] = deque()
         self._unsynced = 0
         self._syncing: Future[None] | None = None
-        self.digests: dict[int, bytes] = {}
+        self._digests: dict[int, bytes] = {}
 
     def write(self, offset: int, block: bytearray) -> None:
         self._waiting.append((offset // BLOCK_SIZE, self._pool.submit(_digest, block)))
@@ -61,16 +55,20 @@ class _Copy:
         if len(self._waiting) > 2 * WORKERS:
             self._take()
 
-    def finish(self) -> None:
+    def finish(self) -> str:
+        """The SHA-256 over the digests of the blocks of the whole file, which is on the disk then."""
         while self._waiting:
             self._take()
         if self._syncing is not None:
             self._syncing.result()
         os.fsync(self._handle)
+        # What the format has behind the disk (the footer of a VHD) is in the last blocks.
+        size = os.fstat(self._handle).st_size
+        return _summary(self._handle, size, self._disk_size, self._digests)
 
     def _take(self) -> None:
         index, digest = self._waiting.popleft()
-        self.digests[index] = digest.result()
+        self._digests[index] = digest.result()
 
 
 def _digest(block: bytearray) -> bytes:

@@ -12,7 +12,7 @@ import re
 import shlex
 import uuid
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,6 @@ from p2v.model import (
     Finding,
     Firmware,
     GiB,
-    Image,
     ImageFormat,
     MiB,
     NicModel,
@@ -41,15 +40,16 @@ from p2v.targets.base import (
     ConfigFile,
     Option,
     Target,
+    begin_disks,
     choose_devices,
     file_name,
     misfits,
     one_line,
     setting,
-    write_disks,
 )
 from p2v.targets.guests import guest_names
 from p2v.targets.markup import add, to_text
+from p2v.targets.packages import Package
 
 CONFIG = Option("config", ("vbox", "ovf", "ova"), "a .vbox with VDI disks, an OVF in pieces, or one OVA file")
 BUS = Option("bus", (AUTO, DiskBus.SATA, DiskBus.IDE), "the disk controller")
@@ -208,13 +208,13 @@ def _attach(controller: ET.Element, vm: VirtualMachine, disk: VirtualDisk, index
     add(attached, "Image", uuid=_braces(disk_uuid(vm, disk)))
 
 
-def write(vm: VirtualMachine, overlays: Sequence[Path], folder: Path) -> tuple[Image, ...]:
+def begin(vm: VirtualMachine, folder: Path) -> AbstractContextManager[Package]:
     """The disks: VDI with their UUIDs; of an OVF with descriptor and manifest, of an OVA all in one file."""
     config = setting(vm, CONFIG)
     if config != "vbox":
         describe = partial(ovf.render, vm, ovf.Dialect.virtualbox())
-        return ova.write_package(vm, overlays, folder, describe, one_file=config == "ova")
-    return write_disks(vm, overlays, folder, mark=partial(_set_uuid, vm))
+        return ova.begin_package(vm, folder, describe, one_file=config == "ova")
+    return begin_disks(vm, folder, mark=partial(_set_uuid, vm))
 
 
 def _set_uuid(vm: VirtualMachine, disk: VirtualDisk, path: Path) -> None:
@@ -239,5 +239,5 @@ TARGET = Target(
     start,
     options=(CONFIG, BUS, NIC),
     shape=shape,
-    write=write,
+    begin=begin,
 )

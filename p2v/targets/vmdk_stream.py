@@ -13,10 +13,10 @@ import os
 import struct
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from p2v.errors import TargetError
 from p2v.model import KiB
@@ -85,23 +85,55 @@ def write_stream(
     What no piece holds is zero, and so are grains of zeros, which take no space. `name` stands in the
     descriptor. Raises TargetError where the format cannot hold the disk.
     """
-    stream = _Stream(out)
-    capacity = -(-size // SECTOR)
-    stream.write(_header(capacity, directory=AT_END))
-    stream.write(_descriptor(capacity, name).ljust(DESCRIPTOR_SECTORS * SECTOR, b"\0"))
-    stream.write(bytes((OVERHEAD - 1 - DESCRIPTOR_SECTORS) * SECTOR))
-    tables: dict[int, int] = {}
-    table, entries, grains = -1, [0] * TABLE_ENTRIES, 0
-    for grain, packed in _deflated(pieces):
-        if grain // TABLE_ENTRIES != table:
-            _write_table(stream, tables, table, entries)
-            table, entries = grain // TABLE_ENTRIES, [0] * TABLE_ENTRIES
-        entries[grain % TABLE_ENTRIES] = stream.sector
-        stream.write(MARKER.pack(grain * GRAIN_SECTORS, len(packed)) + packed)
-        grains += 1
-    _write_table(stream, tables, table, entries)
-    _write_end(stream, tables, capacity)
-    return stream.finish(min(grains * GRAIN, size))
+    with StreamWriter(size, name, out) as writer:
+        for offset, content in pieces:
+            writer.write(offset, content)
+        return writer.finish()
+
+
+class StreamWriter:
+    """The same, for a disk whose pieces come one by one; `finish` ends the file."""
+
+    def __init__(self, size: int, name: str, out: BinaryIO) -> None:
+        self._size = size
+        self._capacity = -(-size // SECTOR)
+        self._stream = _Stream(out)
+        self._tables: dict[int, int] = {}
+        self._table, self._entries, self._grains = -1, [0] * TABLE_ENTRIES, 0
+        self._waiting: deque[Future[list[tuple[int, bytes]]]] = deque()
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="deflate")
+        self._stream.write(_header(self._capacity, directory=AT_END))
+        self._stream.write(_descriptor(self._capacity, name).ljust(DESCRIPTOR_SECTORS * SECTOR, b"\0"))
+        self._stream.write(bytes((OVERHEAD - 1 - DESCRIPTOR_SECTORS) * SECTOR))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def write(self, offset: int, content: bytes | bytearray) -> None:
+        """A piece behind all that came before; it may be deflated and written a little later."""
+        self._waiting.append(self._pool.submit(_deflate_piece, offset, content))
+        if len(self._waiting) > 2 * WORKERS:
+            self._take()
+
+    def finish(self) -> Written:
+        """Raises TargetError where the format cannot hold the disk."""
+        while self._waiting:
+            self._take()
+        _write_table(self._stream, self._tables, self._table, self._entries)
+        _write_end(self._stream, self._tables, self._capacity)
+        return self._stream.finish(min(self._grains * GRAIN, self._size))
+
+    def _take(self) -> None:
+        for grain, packed in self._waiting.popleft().result():
+            if grain // TABLE_ENTRIES != self._table:
+                _write_table(self._stream, self._tables, self._table, self._entries)
+                self._table, self._entries = grain // TABLE_ENTRIES, [0] * TABLE_ENTRIES
+            self._entries[grain % TABLE_ENTRIES] = self._stream.sector
+            self._stream.write(MARKER.pack(grain * GRAIN_SECTORS, len(packed)) + packed)
+            self._grains += 1
 
 
 def _write_table(stream: _Stream, tables: dict[int, int], table: int, entries: list[int]) -> None:
@@ -173,22 +205,11 @@ ddb.virtualHWVersion = "4"
 """
 
 
-def _deflated(pieces: Iterable[tuple[int, bytes | bytearray]]) -> Iterator[tuple[int, bytes]]:
-    """(number of the grain, its content deflated) for each grain that is not zero, in order."""
-    waiting: deque[Future[list[tuple[int, bytes]]]] = deque()
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="deflate") as pool:
-        for offset, content in pieces:
-            waiting.append(pool.submit(_deflate_piece, offset, content))
-            if len(waiting) > 2 * WORKERS:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-
-
 _ZERO_GRAIN = bytes(GRAIN)
 
 
 def _deflate_piece(offset: int, content: bytes | bytearray) -> list[tuple[int, bytes]]:
+    """(number of the grain, its content deflated) for each grain that is not zero, in order."""
     view = memoryview(content)
     found = []
     for start in range(0, len(content), GRAIN):

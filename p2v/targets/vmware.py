@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,6 @@ from p2v.model import (
     DiskBus,
     Finding,
     Firmware,
-    Image,
     ImageFormat,
     MiB,
     NicModel,
@@ -34,14 +34,15 @@ from p2v.targets.base import (
     ConfigFile,
     Option,
     Target,
+    begin_disks,
     choose_devices,
     file_name,
     misfits,
     one_line,
     setting,
-    write_disks,
 )
 from p2v.targets.guests import guest_names
+from p2v.targets.packages import Package
 from p2v.targets.vmware_products import PRODUCTS, Product
 
 PRODUCT = Option("product", tuple(PRODUCTS), "which product it runs on")
@@ -249,13 +250,13 @@ def vmware_uuid(text: str) -> str:
     return f"{' '.join(pairs[:8])}-{' '.join(pairs[8:])}"
 
 
-def write(vm: VirtualMachine, overlays: Sequence[Path], folder: Path) -> tuple[Image, ...]:
+def begin(vm: VirtualMachine, folder: Path) -> AbstractContextManager[Package]:
     """The disks; of an OVF with descriptor and manifest, of an OVA all in one file."""
     config = setting(vm, CONFIG)
     if config == "vmx":
-        return write_disks(vm, overlays, folder)
+        return begin_disks(vm, folder)
     dialect = ovf.Dialect.vmware(PRODUCTS[setting(vm, PRODUCT)].hardware)
-    return ova.write_package(vm, overlays, folder, partial(ovf.render, vm, dialect), one_file=config == "ova")
+    return ova.begin_package(vm, folder, partial(ovf.render, vm, dialect), one_file=config == "ova")
 
 
 def start(vm: VirtualMachine, image_dir: Path) -> str:
@@ -282,5 +283,5 @@ TARGET = Target(
     start,
     options=(PRODUCT, CONFIG, FORMAT, BUS, NIC),
     shape=shape,
-    write=write,
+    begin=begin,
 )

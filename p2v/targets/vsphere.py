@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from p2v.model import Image, Platform, Setting, VirtualMachine
+from p2v.model import Platform, Setting, VirtualMachine
 from p2v.targets import ova, ovf, vmware
 from p2v.targets.base import Option, Target, file_name, no_configuration, setting
+from p2v.targets.packages import Package
 from p2v.targets.vmware_products import PRODUCTS
 
 NAME = "vsphere"
@@ -46,11 +48,11 @@ def descriptor_path(vm: VirtualMachine, folder: Path) -> Path:
     return folder / file_name(vm.name, ".ovf")
 
 
-def write(vm: VirtualMachine, overlays: Sequence[Path], folder: Path) -> tuple[Image, ...]:
+def begin(vm: VirtualMachine, folder: Path) -> AbstractContextManager[Package]:
     """Compressed disks, descriptor and manifest, ready to be uploaded."""
     dialect = ovf.Dialect.vmware(hardware(vm))
     describe = partial(ovf.render, vm, dialect, networks=networks_of([nic.name for nic in vm.nics]))
-    return ova.write_package(vm, overlays, folder, describe, one_file=False)
+    return ova.begin_package(vm, folder, describe, one_file=False)
 
 
 def start(vm: VirtualMachine, image_dir: Path) -> str:
@@ -65,5 +67,5 @@ TARGET = Target(
     start,
     options=(PRODUCT, vmware.BUS, vmware.NIC),
     shape=shape,
-    write=write,
+    begin=begin,
 )

@@ -14,6 +14,8 @@ import struct
 import tarfile
 import time
 import uuid
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -23,9 +25,10 @@ from p2v.disk.digests import DigestTable
 from p2v.errors import TargetError, VerifyError
 from p2v.model import BLOCK_SIZE, DiskBus, Image, ImageFormat, KiB, MiB, TiB, VirtualDisk
 from p2v.proof.qemu import Scratch, make_overlays
-from p2v.targets import find_target, images, ova
+from p2v.targets import find_target, images
 from p2v.targets.images import ImageJob, make_overlay, write_image, write_images
-from p2v.targets.overlay_reader import open_overlay
+from p2v.targets.overlay_reader import OverlayReader, Piece, open_overlay
+from p2v.targets.packages import write_packages
 from p2v.targets.readback import compare_used
 from p2v.targets.virtualbox import disk_uuid
 from p2v.targets.vmdk_stream import write_stream
@@ -215,6 +218,64 @@ def test_several_at_once(overlay: Path, tmp_path: Path) -> None:
         assert (job.folder / image.path).is_file()
 
 
+def write_together(
+    names: Sequence[str], folders: Sequence[Path], overlays: Sequence[Path]
+) -> tuple[tuple[Image, ...], ...]:
+    """The same machine for each target, into a folder for each."""
+    with ExitStack() as stack:
+        packages = []
+        for words, folder in zip(names, folders, strict=True):
+            target = target_for(words)
+            vm = machine(target, disks=len(overlays), size=SIZE)
+            packages.append(stack.enter_context(target.begin(vm, folder)))
+        return write_packages(packages, overlays)
+
+
+def test_a_disk_is_read_once_for_all_targets(
+    overlay: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Side by side: an OVA, an OVF, raw, flat and fixed images out of one pass; a process for qcow2."""
+    names = ("vmware:ova", "vmware:ovf", "libvirt:raw", "vmware", "hyperv:vhd,fixed", "proxmox")
+    read = 0
+    fill = OverlayReader._fill
+
+    def counted(self: OverlayReader, view: memoryview, piece: Piece, at: int) -> None:
+        nonlocal read
+        read += len(view)
+        fill(self, view, piece, at)
+
+    monkeypatch.setattr(OverlayReader, "_fill", counted)
+    folders = [tmp_path / str(number) for number in range(len(names))]
+    for folder in folders:
+        folder.mkdir()
+    written = write_together(names, folders, [overlay, overlay])
+    with open_overlay(overlay) as reader:
+        assert read == 2 * reader.used
+    assert [len(images) for images in written] == [1, 2, 2, 4, 2, 2]
+    with tarfile.open(folders[0] / "web01.ova") as tar:
+        (folders[0] / "disk1.vmdk").write_bytes(read_member(tar, tar.getmember("disk1.vmdk")))
+    for folder, disk in zip(
+        folders,
+        ("disk1.vmdk", "disk1.vmdk", "disk1.raw", "disk1-flat.vmdk", "disk1.vhd", "disk1.qcow2"),
+        strict=True,
+    ):
+        kind = {"vmdk": "vmdk", "raw": "raw", "vhd": "vpc", "qcow2": "qcow2"}[disk.partition(".")[2]]
+        argv = ["qemu-img", "convert", "-f", "raw" if "flat" in disk else kind, "-O", "raw"]
+        command.check([*argv, folder / disk, folder / "back"], timeout=60, reason="read it")
+        assert (folder / "back").read_bytes()[:SIZE] == expected
+
+
+def test_one_that_cannot_be_written_is_named(overlay: Path, tmp_path: Path) -> None:
+    """And leaves none of the others half made under its name."""
+    folders = [tmp_path / "good", tmp_path / "bad"]
+    for folder in folders:
+        folder.mkdir()
+    (tmp_path / "bad" / "web01.ova.part").mkdir()
+    with pytest.raises(TargetError, match=r"bad/web01\.ova\.part"):
+        write_together(("libvirt:raw", "vmware:ova"), folders, [overlay])
+    assert not list(folders[0].iterdir())
+
+
 def test_the_short_way(overlay: Path, tmp_path: Path) -> None:
     image = write_image(overlay, tmp_path / "disk0.qcow2", ImageFormat.QCOW2)
     assert image.digest == hashlib.sha256((tmp_path / "disk0.qcow2").read_bytes()).hexdigest()
@@ -349,9 +410,9 @@ def test_ovf_in_pieces(overlay: Path, tmp_path: Path) -> None:
 
 
 def test_a_broken_ova_has_no_name(tmp_path: Path) -> None:
-    disks = [ova.StreamedDisk("disk0.vmdk", tmp_path / "missing.qcow2")]
+    target = target_for("vmware:ova")
     with pytest.raises(TargetError):
-        ova.write_ova(tmp_path, "web01", lambda images, populated: "<Envelope/>", disks)
+        target.write(machine(target, size=SIZE), [tmp_path / "missing.qcow2"], tmp_path)
     assert not (tmp_path / "web01.ova").exists()
 
 
