@@ -32,8 +32,6 @@ def learn_names(machine: Machine, table: Sequence[Mount], root: tuple[Disk, int]
 
     `root` is the partition that the root is on, where it is one.
     """
-    root is on, where it is one.
-    """
     spec = next((mount.spec for mount in table if mount.mountpoint == "/"), "")
     if root and is_unstable(spec) and not device_names(machine).find(spec):
         machine = with_own_name(machine, spec, *root)
@@ -43,8 +41,8 @@ def learn_names(machine: Machine, table: Sequence[Mount], root: tuple[Disk, int]
         if len(fitting) == 1 and not _known(machine, name):
             machine = _named(machine, fitting[0], (name,))
             warnings.append(
-                f"{name} of /etc/fstab or /etc/crypttab is taken to be the disk {fitting[0].path}, which has what the"
-                " lines say; an image cannot tell its serial number and slot"
+                f"{name} of /etc/fstab or /etc/crypttab is taken to be the disk {fitting[0].path}, which has"
+                " what the lines say; an image cannot tell its serial number and slot"
             )
     return Learned(machine, tuple(warnings))
 
