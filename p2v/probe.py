@@ -22,6 +22,8 @@ from p2v.ui import UI
 SAMPLE_BLOCKS = 8
 """Blocks read to estimate the rate: 32 MiB at the most."""
 
+MAX_HOSTNAME = 253
+"""RFC 1035, 2.3.4."""
 CONVERT_SECONDS = 120.0
 """What follows the capture on a machine with hardware virtualisation, roughly."""
 
@@ -116,7 +118,8 @@ def look_into_image(
     except GuestError as error:
         finding = Finding(Severity.BLOCKER, error.message, error.hint)
         return replace(machine, findings=(*machine.findings, finding))
-    hostname = name.decode("utf-8", "replace").strip() or machine.hostname
+    printable = "".join(char for char in name.decode("utf-8", "replace") if char.isprintable())
+    hostname = printable.strip()[:MAX_HOSTNAME] or machine.hostname
     machine = root.machine or machine
     said = tuple(Finding(Severity.WARNING, warning) for warning in root.warnings)
     findings = (*machine.findings, *said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conversions.devices import device_names
+from p2v import probe
+from p2v.accelerator import Accelerator
 from p2v.errors import GuestError
 from p2v.guest import Array
 from p2v.guest_inspect import find_roots, mount_root
 from p2v.guest_mounts import mapping, mount_own, own_mounts, resolve
 from p2v.guest_unlock import Keys, unlock
-from p2v.model import Disk, Filesystem, Firmware, GiB, Machine, OperatingSystem, Partition
+from p2v.model import Disk, Filesystem, Firmware, GiB, Machine, OperatingSystem, Partition, Severity
 from tests.conversions.trees import NAMES
 from tests.fake_guest import Device, FakeGuest
 
@@ -235,3 +238,25 @@ def test_a_filesystem_that_cannot_be_written_is_refused_before_anything_is_chang
     with pytest.raises(GuestError, match=r"/ of the guest cannot be written: .*Read-only") as error:
         mount_root(guest.as_guest(), machine=machine(partition(1, "ext4", ROOT, at="/")))
     assert "fsck" in error.value.hint
+
+
+def test_what_was_learned_from_an_image_is_said_before_the_capture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_path = "/dev/disk/by-path/pci-0000:00:1f.2-ata-1"
+    fstab = f"{by_path}-part1 / ext4\n/dev/disk/by-id/ata-X-part3 none swap\n"
+    guest = FakeGuest(
+        tmp_path, root_with(fstab, **{"etc/hostname": "path12\x1b[2J\n"}), Device("/dev/sda2", "crypto_LUKS")
+    )
+    monkeypatch.setattr(probe, "open_guest", lambda images, **options: nullcontext(guest))
+    parts = (partition(1, "ext4", ROOT), partition(2, "crypto_LUKS", BOOT), partition(3, "swap", "3333-3333"))
+    image = Disk("/images/disk.img", GiB, names=("/dev/sda",), partitions=parts)
+    seen = replace(machine(), disks=(image,))
+    found = probe.look_into_image(seen, (), Accelerator.TCG)
+    names = device_names(found)
+    assert names.stable(f"{by_path}-part1") == f"UUID={ROOT}"
+    assert names.stable("/dev/disk/by-id/ata-X-part3") == "UUID=3333-3333"
+    assert found.hostname == "path12[2J"
+    said = [finding.message for finding in found.findings if finding.severity is Severity.WARNING]
+    assert ["ata-X" in text for text in said] == [True, False]
+    assert "/dev/sda2 is encrypted" in said[1]
