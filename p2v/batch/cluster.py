@@ -12,7 +12,7 @@ import logging
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,8 @@ WAKE_SECONDS = 0.5
 LOCK_SECONDS = 60.0
 """How long a worker waits for one that is thought dead to let go of the run directory."""
 STOP_SECONDS = 45.0
+ERRORS = {int(kind.exit_code): kind for kind in P2VError.__subclasses__()}
+"""The class of an error by its exit code: all that travels."""
 STOP_NOTE = ".stop"
 """A file in a run directory: whoever works on it elsewhere is to end at the next block."""
 
@@ -204,6 +206,7 @@ def _stop(future: Future[bytes], directory: Path) -> None:
     with contextlib.suppress(Exception):
         (directory / STOP_NOTE).touch()
         future.result(timeout=STOP_SECONDS)
+        (directory / STOP_NOTE).unlink(missing_ok=True)
     with contextlib.suppress(Exception):
         future.cancel()  # type: ignore[no-untyped-call]
 
@@ -217,8 +220,8 @@ def _receipt_in(answer: bytes, house: House) -> Receipt:
         if document["receipt"] is not None:
             return read_receipt_text(str(document["receipt"]).encode(), where="the worker's answer")
         error = document["error"]
-        made = type("WorkerError", (P2VError,), {"exit_code": ExitCode(int(error["exit_code"]))})
-        raise made(str(error["message"]), hint=str(error["hint"]))
+        kind = ERRORS.get(int(error["exit_code"]), P2VError)
+        raise kind(str(error["message"]), hint=str(error["hint"]))
     except (ValueError, KeyError, TypeError) as error:
         raise TargetError("A worker gave an answer that is none", hint="Is p2v the same there?") from error
 
@@ -276,15 +279,35 @@ def _work(directory: Path, house: House) -> Receipt:
 
 
 class _Watch:
-    """Whether a file is there, looked for once a second at most."""
+    """Whether a job should end: a file says so, or nobody waits for it any more. Looks once a second."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._looked = 0.0
         self._there = False
+        self._wanted = _wanted()
 
     def is_there(self) -> bool:
         now = time.monotonic()
         if now - self._looked > 1:
-            self._looked, self._there = now, self._path.exists()
+            self._looked, self._there = now, self._path.exists() or not self._wanted()
         return self._there
+
+
+def _wanted() -> Callable[[], bool]:
+    """Tells whether the scheduler still wants the job of this thread. When the coordinator is gone it does
+    not, and whoever goes on with the run must not find it taken.
+    """
+    try:
+        from distributed import get_worker
+
+        worker = get_worker()
+        key = worker.get_current_task()
+    except (ImportError, ValueError, AttributeError):
+        return lambda: True  # in no worker of Dask
+
+    def wanted() -> bool:
+        task = worker.state.tasks.get(key)
+        return task is not None and task.state not in ("cancelled", "released", "forgotten")
+
+    return wanted

@@ -79,6 +79,8 @@ class Conductor:
             outcome = self._outcome(entry, State.INTERRUPTED, hint=f"p2v resume {entry.directory}")
         except P2VError as error:
             outcome = self._failure(entry, error)
+            if self.cancel.is_set():  # Ctrl-C reaches the programs of a job too, which then fail
+                outcome = replace(outcome, state=State.INTERRUPTED)
         except Exception as error:
             text = f"This is a bug in p2v: {type(error).__name__}: {error}"
             outcome = self._outcome(entry, State.FAILED, error=text, exit_code=ExitCode.BUG)
@@ -129,6 +131,8 @@ class Conductor:
 
     def _after_failure(self, entry: Entry, error: P2VError, attempt: Attempt) -> None:
         """The programs behind a job that failed; what they do wrong must not hide why it did."""
+        if self.cancel.is_set():
+            return
         try:
             self._after(entry, "failed", error.exit_code)
         except P2VError as other:

@@ -17,9 +17,11 @@ import pytest
 
 from p2v.batch import cluster
 from p2v.batch.cluster import Order, Share
-from p2v.house import default_home
+from p2v.errors import P2VError, PlanRefused
+from p2v.house import House, default_home
 from p2v.licensing.ledger import open_ledger
 from p2v.run import read_journal, read_receipt
+from p2v.ui import UI, ProgressStyle
 from tests.batch import stub
 from tests.batch.test_batch import p2v, used
 
@@ -185,6 +187,30 @@ def test_an_interrupted_batch_lets_the_workers_go(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.tools
 @pytest.mark.timeout(120)
+def test_a_worker_lets_go_of_what_nobody_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coordinator that is killed and started again finds its run free, though the worker was in it."""
+    path = stub.write_manifest(tmp_path, ["web01"])
+    gate, runs = tmp_path / "gate", tmp_path / "runs"
+    gate.mkdir()
+    monkeypatch.setenv(stub.GATE, str(gate))
+    with scheduler(tmp_path) as address, worker(tmp_path, address, "one"):
+        code = "from tests.batch import stub; stub.install(); from p2v import cli; cli.main()"
+        words = [sys.executable, "-c", code, "batch", str(path), "--output", str(runs), "--cluster", address]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(words, env=env) as child:
+            _until(lambda: list(gate.iterdir()), "nobody works")
+            child.kill()
+        (note,) = gate.iterdir()
+        note.unlink()
+        with subprocess.Popen(words, env=env) as again:
+            _until(lambda: list(gate.iterdir()), "the run is still taken")
+            (gate / "open").touch()
+            assert again.wait(30) == 0
+    assert used() == 1
+
+
+@pytest.mark.tools
+@pytest.mark.timeout(120)
 def test_without_a_worker_that_takes_conversions_nothing_starts(tmp_path: Path) -> None:
     path = stub.write_manifest(tmp_path, ["web01"])
     with scheduler(tmp_path) as address, worker(tmp_path, address, "one", resources=""):
@@ -219,6 +245,21 @@ def test_a_worker_refuses_what_it_cannot_know(tmp_path: Path) -> None:
         assert answer["receipt"] is None
         assert words in answer["error"]["message"]
         assert answer["error"]["exit_code"] == 2
+
+
+@pytest.mark.parametrize("answer", [b"", b"{}", b"[]", b'{"said": [], "receipt": "{}"}', b'{"said": 1}'])
+def test_an_answer_that_is_none_is_an_error_of_the_job(answer: bytes) -> None:
+    house = House(UI(style=ProgressStyle.NONE), Path("/nowhere"))
+    with pytest.raises(P2VError):
+        cluster._receipt_in(answer, house)
+
+
+def test_an_error_of_a_worker_is_of_the_same_class() -> None:
+    house = House(UI(style=ProgressStyle.NONE), Path("/nowhere"))
+    error = {"message": "no", "hint": "do", "exit_code": 3}
+    with pytest.raises(PlanRefused) as caught:
+        cluster._receipt_in(json.dumps({"said": [], "receipt": None, "error": error}).encode(), house)
+    assert (caught.value.message, caught.value.hint) == ("no", "do")
 
 
 def test_a_share_of_the_budget_is_a_limit_of_its_own() -> None:

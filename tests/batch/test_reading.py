@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import tracemalloc
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from p2v.batch import document
 from p2v.batch.manifest import Answer, OnFailure
@@ -314,6 +318,25 @@ def test_bombs_are_refused_quickly_and_in_little_memory(tmp_path: Path, text: st
     assert words in found
     assert seconds < 5
     assert peak < 64 * MiB
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "- " * 5000, laughs(12), "&a [*a]", "a:\n\tb: c"])
+def test_without_the_parser_in_c_it_is_the_same(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = reading(tmp_path, text).mistakes
+    monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
+    slow = reading(tmp_path, text).mistakes
+    assert [one.mark.line for one in slow] == [one.mark.line for one in fast]
+    assert reading(tmp_path, TWO).mistakes == ()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="ab:-[]{}&*!|>'\"#%@`, \n\t<?~0\x00\ufeffé", max_size=60))
+def test_no_text_is_more_than_a_mistake(text: str) -> None:
+    with contextlib.suppress(document.Unreadable):
+        node, _ = document.compose(text)
+        node.plain()
 
 
 def test_aliases_in_reason_are_fine(tmp_path: Path) -> None:
