@@ -92,7 +92,9 @@ class Destination:
 
     def words(self) -> str:
         """The options that say the same on a command line."""
-        return " ".join(f"{option} {shlex.quote(value)}".strip() for option, value in self._words())
+        return " ".join(
+            f"{option} {shlex.quote(value)}" if value else option for option, value in self._words()
+        )
 
     def _words(self) -> Iterator[tuple[str, str]]:
         server, placement = self.server, self.placement
