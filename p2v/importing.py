@@ -22,7 +22,8 @@ from p2v.model import Image, Placed, Plan, VirtualMachine
 from p2v.run import Run
 from p2v.targets import Target
 from p2v.targets.ovf import memory_of
-from p2v.targets.vsphere import NAME, descriptor_path, hardware, networks_of
+from p2v.targets.vmware_products import PRODUCTS
+from p2v.targets.vsphere import NAME, PRODUCT, descriptor_path, hardware, networks_of
 from p2v.ui import human_size
 from p2v.vsphere.settings import Appliance, Destination, DiskFile, DiskNeed, Imported, Location, Needs
 
@@ -92,6 +93,7 @@ def _needs(plan: Plan, own: str) -> Needs:
         networks=networks_of([nic.source_name for nic in plan.nics]),
         hardware=f"vmx-{hardware(plan.platform):02}",
         own=own,
+        products=tuple((name, PRODUCTS[name].hardware) for name in PRODUCT.values),
     )
 
 

@@ -127,5 +127,11 @@ def _check_hardware(offered: tuple[str, ...], needs: Needs, place: Place) -> Non
     if offered and wanted and not set(wanted) & set(offered):
         raise PlanRefused(
             f"{place.host.name} has virtual hardware up to {offered[-1]}, not {' '.join(wanted)}",
-            hint="Try: --to vsphere:PRODUCT with an older product; p2v targets lists them",
+            hint=_older(offered, needs),
         )
+
+
+def _older(offered: tuple[str, ...], needs: Needs) -> str:
+    """The newest product that could be asked for instead."""
+    fitting = [(number, name) for name, number in needs.products if f"vmx-{number:02}" in offered]
+    return f"Try: --to vsphere:{max(fitting)[1]}" if fitting else ""

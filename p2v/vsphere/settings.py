@@ -134,7 +134,8 @@ class DiskNeed:
 class Needs:
     """What a datacenter must have for a machine; enough to refuse it before anything is captured.
 
-    `own` is the instance UUID of what an earlier try may have left there, which gives way.
+    `own` is the instance UUID of what an earlier try may have left there, which gives way. `products` are
+    the versions of virtual hardware that could be asked for instead, by name.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Needs:
     networks: tuple[str, ...] = ()
     hardware: str = ""
     own: str = ""
+    products: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
