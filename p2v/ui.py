@@ -112,13 +112,16 @@ class Phase:
         }
 
     def line(self) -> str:
-        """Where it stands, for a person: `Copying /dev/sda  43 %, 1.2 GiB at 88.0 MiB/s, 20 s left`."""
+        """Where it stands, for a person, what is cut off first at the end:
+        ` 43 %, 1.2 GiB at 88.0 MiB/s, 20 s left: Copying /dev/sda`.
+        """
         rate = self._done / max(self.seconds, 0.001)
         if not self._total:
             return f"{self._name}, {human_time(self.seconds)}"
         left = human_time(max(0.0, (self._total - self._done) / rate)) if rate else "?"
         share = min(100, 100 * self._done // self._total)
-        return f"{self._name}  {share} %, {human_size(self._done)} at {human_size(rate)}/s, {left} left"
+        amount = f"{human_size(self._done)} at {human_size(rate)}/s"
+        return f"{share:3} %, {amount}, {left} left: {self._name}"
 
     def report(self, state: str) -> None:
         self._ui.event(self.event(state))
@@ -230,7 +233,8 @@ class Table:
         self._bars: list[tqdm[NoReturn]] = []
         if ui.style is ProgressStyle.BAR:
             lines = [self._bar(ui, position, bar_format="{desc}") for position in range(slots)]
-            self._bars = [*lines, self._bar(ui, slots, total=total, unit=unit, desc="All")]
+            form = f"{{n}} of {{total}} {unit} |{{bar}}| {{elapsed}}, {{remaining}} left"
+            self._bars = [*lines, self._bar(ui, slots, total=total, bar_format=form)]
 
     def _bar(self, ui: UI, position: int, **settings: Any) -> tqdm[NoReturn]:
         return tqdm(position=position, leave=False, file=ui.stderr, dynamic_ncols=True, **settings)
@@ -243,6 +247,7 @@ class Table:
         """One more piece of work is done."""
         if self._bars:
             self._bars[-1].update(1)
+            self._bars[-1].refresh()
 
     def close(self) -> None:
         for bar in reversed(self._bars):

@@ -31,7 +31,7 @@ class Board:
         self._lock = threading.Lock()
         self._free = list(range(slots - 1, -1, -1))
         self._slots: dict[str, int] = {}
-        self._table = Table(ui, slots, total, " machines")
+        self._table = Table(ui, slots, total, "machines")
 
     @property
     def style(self) -> ProgressStyle:
