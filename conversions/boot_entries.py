@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from conversions.changes import Changes
 
@@ -66,11 +66,18 @@ def _absolute(path: str, folder: str) -> str:
     return posixpath.normpath(posixpath.join(folder, path))
 
 
-def resolve(changes: Changes, entry: BootEntry) -> BootEntry:
-    """The same by paths of the mounted system; what is not found there, and microcode, is left out."""
-    initrds = (name for name in entry.initrds if not MICROCODE.search(posixpath.basename(name)))
-    found = (place(changes, name) for name in initrds)
-    return replace(entry, linux=place(changes, entry.linux), initrds=tuple(filter(None, found)))
+def resolve(changes: Changes, entries: Iterable[BootEntry]) -> tuple[BootEntry, ...]:
+    """The same by paths of the mounted system; what is not found there, and microcode, is left out.
+
+    Many entries share a kernel, and a look at a path takes a while in the appliance: each is looked at once.
+    """
+    asked = list(entries)
+    names = dict.fromkeys(name for entry in asked for name in (entry.linux, *entry.initrds))
+    places = {name: place(changes, name) for name in names if not MICROCODE.search(posixpath.basename(name))}
+    return tuple(
+        BootEntry(places.get(entry.linux, ""), tuple(filter(None, map(places.get, entry.initrds))))
+        for entry in asked
+    )
 
 
 def place(changes: Changes, path: str) -> str:

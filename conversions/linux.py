@@ -56,7 +56,7 @@ def convert_linux(
     changes = Changes(guest)
     names = device_names(request.machine)
     loader = find_loader(changes, request.firmware)
-    entries = tuple(resolve(changes, entry) for entry in loader.entries())
+    entries = resolve(changes, loader.entries())
     kernels = _kernels(changes, request, loader, entries, tolerance)
     builder = find_builder(changes)
 

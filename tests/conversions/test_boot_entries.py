@@ -92,7 +92,7 @@ def test_paths_of_a_loader_are_found_wherever_its_filesystem_is_mounted(tmp_path
     asked = ("/vmlinuz-1", "/machine/2/linux", "/vmlinuz-3", "/@/boot/vmlinuz-1", "/boot/vmlinuz-1", "/no")
     assert [place(changes, path) for path in asked] == [*there[:3], *there[:1] * 2, ""]
     entry = BootEntry("/vmlinuz-1", ("/amd-ucode.img", "/vmlinuz-3", "/gone.img"))
-    assert resolve(changes, entry) == BootEntry("/boot/vmlinuz-1", ("/efi/vmlinuz-3",))
+    assert resolve(changes, [entry]) == (BootEntry("/boot/vmlinuz-1", ("/efi/vmlinuz-3",)),)
 
 
 def arch(folder: Path, fallback: bytes) -> tuple[TreeGuest, Conversion]:
@@ -178,7 +178,7 @@ def test_a_kernel_and_an_initramfs_of_any_name_are_known_from_the_menu(tmp_path:
         },
     )
     changes = Changes(guest)
-    entries = [resolve(changes, one) for one in find_loader(changes, Firmware.BIOS).entries()]
+    entries = resolve(changes, find_loader(changes, Firmware.BIOS).entries())
     kernels = installed_kernels(changes, (), entries)
     assert [(kernel.version, kernel.image, kernel.initramfs) for kernel in kernels] == [
         ("5.9", "/boot/vmlinuz-5.9", "/boot/second.img"),
