@@ -129,7 +129,7 @@ def require_space(output: Path, plan: Plan) -> None:
     """Raises TargetError where the run would not fit. What an earlier try wrote already counts as free."""
     there = output / plan.name / "capture"
     written = sum(file.stat().st_blocks * 512 for file in there.glob("*.raw*")) if there.is_dir() else 0
-    need_space(output, max(0, space_needed(plan.data_size) - written))
+    need_space(output, max(0, space_needed(plan.data_size, len(plan.each())) - written))
 
 
 @dataclass(frozen=True, slots=True)

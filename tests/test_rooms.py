@@ -62,3 +62,13 @@ def test_without_a_unit_nothing_starts(tmp_path: Path, plan: Plan, house: House)
             ledger.commit(f"{number:032x}")
     with held(tmp_path, plan) as run, pytest.raises(LicenseError), rooms.metered(run, plan, house):
         pytest.fail("the work began")
+
+
+def test_room_is_asked_for_every_target(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images of a second target stand beside those of the first."""
+    asked: list[int] = []
+    monkeypatch.setattr(rooms, "need_space", lambda path, size: asked.append(size))
+    disks = tuple(replace(disk, data_size=100 * MiB) for disk in plan.disks)
+    for also in ((), (plan.platform,)):
+        rooms.require_space(tmp_path, replace(plan, disks=disks, also=also))
+    assert asked[1] - asked[0] == 200 * MiB

@@ -366,8 +366,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def space_needed(data_size: int) -> int:
-    """Bytes that a run takes on the disk: the capture, the overlay's changes, and the finished image beside
-    it.
+def space_needed(data_size: int, platforms: int) -> int:
+    """Bytes that a run takes on the disk: the capture, the overlay's changes, and the finished image for each
+    platform beside it.
     """
-    return 2 * data_size + 512 * MiB
+    return (1 + platforms) * data_size + 512 * MiB

@@ -18,11 +18,11 @@ NAME_LIMIT = 80
 
 def check(session: Session, place: Place, needs: Needs, wished: Placement) -> Location:
     """The place as names, with warnings. Raises PlanRefused where the machine cannot be put there."""
-    _check_name(session, place, needs)
-    _check_host(place, needs, wished)
-    warnings = _check_room(place, needs, wished)
     hardware = hardware_versions(place)
     _check_hardware(hardware, needs, place)
+    _check_host(place, needs, wished)
+    _check_name(session, place, needs)
+    warnings = _check_room(place, needs, wished)
     return Location(
         product=session.product,
         datacenter=place.datacenter.name,
