@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.build import BuiltDisk
+from fixtures.matrix import HOSTS, build_host
 from p2v.accelerator import Accelerator
 from p2v.journal import RECEIPT
 from p2v.model import (
@@ -31,7 +32,9 @@ from p2v.model import (
 )
 from p2v.proof import prove
 from p2v.ui import UI, ProgressStyle
+from tests.conftest import need_tools
 from tests.e2e.cli import p2v
+from tests.e2e.trial import source_of
 
 pytestmark = [pytest.mark.boot, pytest.mark.guestfs, pytest.mark.timeout(1800)]
 
@@ -121,13 +124,34 @@ def test_it_boots_on_its_devices(
 
 
 @pytest.mark.matrix
-def test_it_boots_on_virtual_servers_devices(made: Made, accelerator: Accelerator, tmp_path: Path) -> None:
+def test_a_machine_with_uefi_boots_as_kubevirt_gives_it(
+    rows: list[str], accelerator: Accelerator, tmp_path: Path
+) -> None:
+    """Another machine, since the first one boots by BIOS: its firmware is what the target has to offer."""
+    need_tools("mcopy", "pvcreate", "vgcfgrestore")
+    source = source_of(build_host(HOSTS["debian12-uefi-lvm"]))
+    home, runs = tmp_path / "home", tmp_path / "runs"
+    answer = p2v("convert", source, "--to", "kubevirt", "--prove", "--output", runs, "--json", home=home)
+    assert answer.code == 0, answer.stderr
+    (output,) = RECEIPT.validate_json(answer.stdout).outputs
+    assert (output.vm.firmware, output.vm.disks[0].bus) == (Firmware.UEFI, DiskBus.VIRTIO_BLK)
+    assert output.proof is not None
+    seconds = output.proof.seconds
+    rows.append(f"| `kubevirt`, UEFI | virtio-blk, virtio, qcow2: {output.proof.verdict}, {seconds:.0f} s |")
+    assert output.proof.verdict is Verdict.BOOTED, output.proof
+
+
+@pytest.mark.matrix
+def test_it_boots_on_virtual_servers_devices(
+    made: Made, rows: list[str], accelerator: Accelerator, tmp_path: Path
+) -> None:
     """Virtual Server runs no 64-bit guest, so p2v refuses this one; its devices are shown all the same."""
     vm = made.outputs["hyperv"].vm
     # The same address: by it the guest gives the card the name that its network is configured under.
     vm = dataclasses.replace(vm, nics=(dataclasses.replace(vm.nics[0], model=NicModel.TULIP),))
     folder = made.folder("hyperv")
     proof = prove(vm, folder, tmp_path, accelerator=accelerator, timeout=BOOT_SECONDS, ui=QUIET)
+    rows.append(f"| `virtualserver`'s devices | ide, tulip: {proof.verdict}, {proof.seconds:.0f} s |")
     assert proof.verdict is Verdict.BOOTED, proof
 
 
