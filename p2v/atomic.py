@@ -7,10 +7,13 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 POLL_SECONDS = 0.02
+
+Buffer: TypeAlias = bytes | bytearray
 
 
 class LockHeld(Exception):
@@ -21,8 +24,9 @@ class LockHeld(Exception):
         self.pid = pid
 
 
-def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Replace `path` with `content`: a crash leaves the old file or the new one, never a part of it.
+def write_atomically(path: Path, content: bytes | Iterable[Buffer], *, mode: int = 0o600) -> None:
+    """Replace `path` with `content`, which may come in pieces: a crash leaves the old file or the new one,
+    never a part of it.
 
     Raises OSError; the unfinished file is removed then.
     """
@@ -30,7 +34,7 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)

@@ -170,7 +170,7 @@ def _verify(run: Run, work: DiskWork, *, progress: Progress) -> None:
 
 def _write_digests(work: DiskWork) -> None:
     if work.captured is not None:
-        write_atomically(work.files.digest, work.captured.table.to_bytes())
+        write_atomically(work.files.digest, work.captured.table.pieces())
 
 
 def _finish(work: DiskWork) -> None:

@@ -100,14 +100,15 @@ def capture_disk(
                 right.add(index)
         _drop_stale(image, used, files.journal, within)
         wanted = partial(_requests, used, table.size, within)
-        reused = sum(request.data_size for request in wanted() if request.index in kept)
+        reused = sum(request.data_size for request in wanted() if request.index in kept) if kept else 0
         missing = (request for request in wanted() if request.index not in kept)
         with digests.open_journal(files.journal) as journal, read_back(image, table, right) as beside:
             wire = _copy_blocks(device, missing, image, Records(table, journal, beside), progress)
         with disk_errors(files.partial_image):
             os.fsync(image.handle)
     stats = CaptureStats(table.size, extents.total(used), wire, reused, time.monotonic() - started)
-    moved = sum(request.data_size for request in wanted()) - reused
+    looked_at = stats.data_size if within is None else sum(request.data_size for request in wanted())
+    moved = looked_at - reused
     return Captured(table, right, stats, moved, seen)
 
 
@@ -187,6 +188,8 @@ def _kept_blocks(
 ) -> dict[int, bytes]:
     """Blocks of an earlier try that are right here and unchanged there, with their digests."""
     recorded = digests.read_journal(known.journal, device.size)
+    if not recorded:
+        return {}
     requests = _requests(used, device.size, known.within)
     written = {request.index: request for request in requests if request.index in recorded}
     kept: dict[int, bytes] = {}
@@ -214,7 +217,8 @@ def _drop_stale(image: ImageFile, used: Sequence[Extent], journal: Path, within:
     size = os.fstat(image.handle).st_size
     recorded = digests.read_journal(journal, size)
     stale = set(recorded) if within is None else {index for index in recorded if index in within}
-    stale -= {request.index for request in _requests(used, size) if request.index in stale}
+    if stale:
+        stale -= {request.index for request in _requests(used, size) if request.index in stale}
     for index in stale:
         with disk_errors("the image"):
             _write_zeros(image, index * BLOCK_SIZE, digests.block_length(index, size))
@@ -282,7 +286,7 @@ def _write_block(image: ImageFile, block: BlockData) -> int:
     written, done, end = 0, 0, 0
     with disk_errors("the image"), memoryview(block.data) as data:
         empty = image.next_data(request.offset, request.offset + request.length) is None
-        for start, size in request.pairs:
+        for start, size in () if block.empty else request.pairs:
             if not empty:
                 _write_zeros(image, request.offset + end, start - end)
             written += _write_sparse(image, request.offset + start, data[done : done + size], empty)

@@ -49,13 +49,15 @@ class BlockRequest:
 class BlockData:
     """One block as it was read: its used parts joined, and the bytes that travelled for it.
 
-    `digest` is the SHA-256 of the zero-filled block, made where it was read.
+    `digest` is the SHA-256 of the zero-filled block, made where it was read. `empty` says that the data is
+    known to be nothing but zeros.
     """
 
     request: BlockRequest
     data: bytes | memoryview
     digest: bytes
     wire_size: int
+    empty: bool = False
 
 
 class BlockDevice(Protocol):

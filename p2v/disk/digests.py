@@ -22,7 +22,7 @@ from p2v.model import BLOCK_SIZE
 RECORD = struct.Struct("!I32s")
 DIGEST_SIZE = 32
 RUN = 4096
-"""Blocks compared at once: a large disk is mostly holes."""
+"""Blocks of a table that are kept together."""
 
 
 def block_count(size: int) -> int:
@@ -40,44 +40,74 @@ def zero_digest(length: int) -> bytes:
 
 
 class DigestTable:
-    """The digests of one image, all blocks zero at first. Memory: 32 bytes for each 4 MiB of disk."""
+    """The digests of one image, all blocks zero at first.
+
+    Kept in runs of blocks, of which one without data takes no memory: fresh memory is slow to come by, and a
+    large disk is mostly empty. At the most 32 bytes for each 4 MiB of disk.
+    """
 
     def __init__(self, size: int, content: bytes | None = None) -> None:
         self.size = size
-        count = block_count(size)
-        if content is None:
-            content = zero_digest(BLOCK_SIZE) * (count - 1) + zero_digest(block_length(count - 1, size))
-        if len(content) != count * DIGEST_SIZE:
+        self._count = block_count(size)
+        self._runs: list[bytearray | None] = [None] * -(-self._count // RUN)
+        if content is not None:
+            self._fill(content)
+        elif self._count:
+            self[self._count - 1] = zero_digest(block_length(self._count - 1, size))
+
+    def _fill(self, content: bytes) -> None:
+        if len(content) != self._count * DIGEST_SIZE:
             raise VerifyError(
-                f"The digests are for {len(content) // DIGEST_SIZE} blocks, the image has {count}"
+                f"The digests are for {len(content) // DIGEST_SIZE} blocks, the image has {self._count}"
             )
-        self._content = bytearray(content)
+        for number in range(len(self._runs)):
+            piece = content[number * RUN * DIGEST_SIZE : (number + 1) * RUN * DIGEST_SIZE]
+            if piece != _zero_run():
+                self._runs[number] = bytearray(piece)
 
     def __getitem__(self, index: int) -> bytes:
-        return bytes(self._content[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE])
+        if (run := self._runs[index // RUN]) is None:
+            return zero_digest(BLOCK_SIZE)
+        at = index % RUN * DIGEST_SIZE
+        return bytes(run[at : at + DIGEST_SIZE])
 
     def __setitem__(self, index: int, digest: bytes) -> None:
-        self._content[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE] = digest
+        number, at = index // RUN, index % RUN * DIGEST_SIZE
+        if (run := self._runs[number]) is None:
+            if digest == zero_digest(BLOCK_SIZE):
+                return
+            run = self._runs[number] = bytearray(self._zeros(number))
+        run[at : at + DIGEST_SIZE] = digest
 
     def first_not_zero(self, first: int, end: int) -> int | None:
         """The first of the blocks from `first` up to `end` whose digest is not that of zeros."""
-        zeros = zero_digest(BLOCK_SIZE) * RUN
-        for at in range(first, end, RUN):
-            stop = min(at + RUN, end)
-            if self._content[at * DIGEST_SIZE : stop * DIGEST_SIZE] == zeros[: (stop - at) * DIGEST_SIZE]:
+        for number in range(first // RUN, -(-end // RUN)):
+            if self._runs[number] is None:
                 continue
-            for index in range(at, stop):
+            for index in range(max(first, number * RUN), min(end, (number + 1) * RUN)):
                 if self[index] != zero_digest(block_length(index, self.size)):
                     return index
         return None
 
-    def to_bytes(self) -> bytes:
-        return bytes(self._content)
+    def pieces(self) -> Iterator[bytes | bytearray]:
+        """The table as it stands in a file, a run at a time."""
+        return (self._zeros(number) if run is None else run for number, run in enumerate(self._runs))
+
+    def _zeros(self, number: int) -> bytes:
+        return _zero_run()[: min(RUN, self._count - number * RUN) * DIGEST_SIZE]
 
     @property
     def summary(self) -> str:
         """One digest for the whole image: SHA-256 over the table, hexadecimal."""
-        return hashlib.sha256(self._content).hexdigest()
+        digest = hashlib.sha256()
+        for piece in self.pieces():
+            digest.update(piece)
+        return digest.hexdigest()
+
+
+@cache
+def _zero_run() -> bytes:
+    return zero_digest(BLOCK_SIZE) * RUN
 
 
 class BlockSet:
@@ -94,8 +124,9 @@ class BlockSet:
 
     def add_range(self, start: int, length: int) -> None:
         """Every block that holds any of these bytes; what lies outside the image does not count."""
-        for index in range(start // BLOCK_SIZE, min(-(-(start + length) // BLOCK_SIZE), len(self._members))):
-            self._members[index] = 1
+        first = start // BLOCK_SIZE
+        count = max(0, min(-(-(start + length) // BLOCK_SIZE), len(self._members)) - first)
+        self._members[first : first + count] = b"\1" * count
 
     def inverted(self) -> BlockSet:
         """The blocks that are not in it."""

@@ -110,7 +110,7 @@ class ReaderClient:
             payload = self._payload(response, request)
             data = frames.decode(response, payload, expected=request.data_size)
             wire_size = frames.RESPONSE.size + len(payload)
-            yield BlockData(request, data, response.digest, wire_size)
+            yield BlockData(request, data, response.digest, wire_size, empty=response.codec is Codec.ZERO)
 
     def hash_blocks(
         self, disk: int, requests: Iterable[BlockRequest]

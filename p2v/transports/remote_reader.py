@@ -127,13 +127,26 @@ class Disk:
 
     def fill(self, view: memoryview, offset: int, length: int, pairs: "list[tuple[int, int]]") -> int:
         """Read the pairs into the view, one after the other; returns their bytes."""
-        end, done = 0, 0
+        self.check(offset, length, pairs)
+        done = 0
+        for start, size in pairs:
+            self.read_into(view[done : done + size], offset + start)
+            done += size
+        return done
+
+    def check(self, offset: int, length: int, pairs: "list[tuple[int, int]]") -> None:
+        end = 0
         for start, size in pairs:
             if start < end or start + size > length or offset + start + size > self.size:
                 raise ValueError("request outside the block or the disk")
-            self.read_into(view[done : done + size], offset + start)
-            end, done = start + size, done + size
-        return done
+            end = start + size
+
+    def is_empty(self, offset: int, length: int, pairs: "list[tuple[int, int]]") -> bool:
+        """Whether an image file has nothing in all of the pairs, so that there is nothing to read."""
+        if not self.regular:
+            return False
+        self.check(offset, length, pairs)
+        return all(self.is_hole(offset + start, size) for start, size in pairs)
 
     def read_into(self, view: memoryview, offset: int) -> None:
         if not self.direct and not self.regular and hasattr(os, "posix_fadvise"):
@@ -186,6 +199,9 @@ class Composed(Disk):
             else:
                 disk.read_into(part, at)
             offset, view = offset + len(part), view[len(part) :]
+
+    def is_empty(self, offset: int, length: int, pairs: "list[tuple[int, int]]") -> bool:
+        return False
 
     def locate(self, offset: int) -> "tuple[Disk | None, int, int]":
         """Which disk holds the byte, where, and how many bytes go on there; None is this disk itself."""
@@ -453,6 +469,11 @@ class Server:
         return {"disk": len(self.disks) - 1, "size": disk.size, "direct": disk.direct}
 
     def read(self, job: Job, disk: Disk, offset: int, wanted: bool) -> None:
+        if disk.is_empty(offset, job.length, job.pairs):
+            digest = self.digester.digest(job.length, [], memoryview(b""), True)
+            size = sum(size for _, size in job.pairs) if wanted else 0
+            job.answer(STATUS_OK, CODEC_ZERO if wanted else CODEC_NONE, size, digest, b"")
+            return
         job.buffer = self.buffers.get()
         size = disk.fill(job.buffer, offset, job.length, job.pairs)
         job.wanted = wanted

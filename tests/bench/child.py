@@ -32,7 +32,7 @@ def main(url: str, identity: str, known_hosts: str, image: str, folder: str) -> 
         captured = capture_disk(device, used.extents, files, progress=lambda _: None)
     copied = time.monotonic()
     verify_image(files.partial_image, captured.table, progress=lambda _: None, right=captured.right)
-    write_atomically(files.digest, captured.table.to_bytes())
+    write_atomically(files.digest, captured.table.pieces())
     report = {
         "used": used.data_size,
         "wire": captured.stats.wire_size,
