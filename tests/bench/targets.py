@@ -24,7 +24,8 @@ from pathlib import Path
 from fixtures.build import SPECS, build
 from p2v import command
 from p2v.model import DiskBus, ImageFormat, VirtualDisk
-from p2v.targets.images import ImageJob, make_overlay, write_images
+from p2v.targets.images import ImageJob, Images, make_overlay, write_images
+from p2v.targets.packages import write_packages
 from tests.bench.__main__ import machine
 
 GOAL = 1.15
@@ -42,6 +43,10 @@ KINDS: dict[str, tuple[ImageFormat, str, str]] = {
     "VDI": (ImageFormat.VDI, "", ""),
 }
 """Format, p2v's name for the kind, and qemu-img's options for the same."""
+
+
+TOGETHER = ("qcow2", "raw", "VHD fixed", "VMDK streamOptimized")
+"""Targets of one run: libvirt, OpenStack, Hyper-V, VMware."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +70,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="p2v-bench-") as name:
         image = options.image or build(SPECS["debian12-bios"]).image
         rows = measure(image, Path(name), options.rounds, options.kind or list(KINDS))
-    options.output.write_text(
-        json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}) + "\n"
-    )
+        together = side_by_side(Path(name), options.rounds)
+    report = {"machine": machine(), "rows": [asdict(row) for row in rows], "together": together}
+    options.output.write_text(json.dumps(report) + "\n")
     print(machine())
     print(table(rows))
+    print(f"\n{', '.join(TOGETHER)} of one run: {together[0]:.2f} s; one after the other {together[1]:.2f} s")
 
 
 def measure(image: Path, folder: Path, rounds: int, kinds: list[str]) -> list[Row]:
@@ -77,6 +83,22 @@ def measure(image: Path, folder: Path, rounds: int, kinds: list[str]) -> list[Ro
     make_overlay(image.resolve(), overlay)
     command.check(["cksum", image], timeout=TIME_LIMIT, reason="warm the page cache")
     return [compare(kind, overlay, folder / "out", rounds) for kind in kinds]
+
+
+def side_by_side(folder: Path, rounds: int) -> tuple[float, float]:
+    """Seconds (medians) of several targets of one run, and of the same one after the other."""
+    overlay, out = folder / "overlay.qcow2", folder / "out"
+    disks = [
+        VirtualDisk(f"disk{number}.img", KINDS[kind][0], 0, DiskBus.SATA, subformat=KINDS[kind][1])
+        for number, kind in enumerate(TOGETHER)
+    ]
+    together, apart = [], []
+    for _ in range(rounds):
+        together.append(
+            timed(lambda: write_packages([Images([disk], out) for disk in disks], [overlay]), out)
+        )
+        apart.append(timed(lambda: write_images([ImageJob(overlay, out, disk) for disk in disks]), out))
+    return statistics.median(together), statistics.median(apart)
 
 
 def compare(kind: str, overlay: Path, folder: Path, rounds: int) -> Row:
