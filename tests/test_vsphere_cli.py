@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import pytest
 
 from p2v.errors import UsageError
 from p2v.importing import require_destination
+from p2v.journal import differences
+from p2v.plan import describe
 from p2v.targets import find_target
 from p2v.vsphere.credentials import PasswordKind, PasswordSource
 from p2v.vsphere.keyring import Keyring
 from p2v.vsphere.settings import Destination, NetworkMap, Placement, Provisioning, Server
 from p2v.vsphere_cli import take_destination, vsphere_options
+from tests.plans import make_plan
 
 FULL = Destination(
     Server(
@@ -122,3 +126,9 @@ def test_a_password_is_asked_once_and_taken_out_of_every_log() -> None:
     assert asked == ["Password of root on vc.example: "]
     said = keyring.redactor.clean("login s3cret/of vcenter as s3cret%2Fof%20vcenter")
     assert said == "login [removed] as [removed]"
+
+
+def test_a_plan_says_where_it_imports_and_may_find_another_host_later() -> None:
+    plan = replace(make_plan(), place="/DC0/vm/web01 on vc.example, host esx1, datastore SSD")
+    assert "  imports /DC0/vm/web01 on vc.example" in describe(plan, size="1 GiB")
+    assert differences(plan, replace(plan, place="/DC0/vm/web01 on vc.example, host esx2")) == ()

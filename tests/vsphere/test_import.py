@@ -12,7 +12,7 @@ from p2v.errors import PlanRefused
 from p2v.model import Firmware, Image, ImageFormat
 from p2v.targets import ovf
 from p2v.ui import UI
-from p2v.vsphere.importer import check_placement, import_machine
+from p2v.vsphere.importer import check_placement, import_machine, is_there
 from p2v.vsphere.session import open_session
 from p2v.vsphere.settings import Appliance, DiskNeed, Needs, NetworkMap, Placement, Provisioning
 from p2v.vsphere.trust import CertificateRefused
@@ -216,6 +216,38 @@ def test_a_place_is_checked_without_an_appliance(vcenter: Simulator, place: Plac
     vcenter.order(FreeSpace={"LocalDS_0": 1000})
     with pytest.raises(PlanRefused, match="1000 B free"):
         check_placement(vcenter.server(), SECRET, replace(place, networks=()), needs, limits=LIMITS)
+
+
+OWN = "11111111-2222-4333-8444-555555555555"
+
+
+def test_what_a_killed_import_has_left_gives_way(
+    vcenter: Simulator, appliance: Appliance, place: Placement, ui: UI, stderr: io.StringIO
+) -> None:
+    """It is known by the UUID that it was to have; another one of that name is nobody's leftover."""
+    first = import_machine(vcenter.server(), SECRET, place, appliance, ui, limits=LIMITS, instance_uuid=OWN)
+    again = import_machine(vcenter.server(), SECRET, place, appliance, ui, limits=LIMITS, instance_uuid=OWN)
+    assert again.reference != first.reference
+    assert vcenter.machine(appliance.machine.name)["Ref"] == again.reference
+    assert "an import that was killed" in stderr.getvalue()
+    with pytest.raises(PlanRefused, match="already a"):
+        import_machine(vcenter.server(), SECRET, place, appliance, ui, limits=LIMITS)
+    assert vcenter.machine(appliance.machine.name)["Ref"] == again.reference
+    assert is_there(vcenter.server(), SECRET, OWN, limits=LIMITS)
+    assert not is_there(vcenter.server(), SECRET, OWN.replace("1", "9"), limits=LIMITS)
+
+
+def test_a_leftover_that_somebody_uses_stays(
+    vcenter: Simulator, appliance: Appliance, place: Placement, ui: UI
+) -> None:
+    own = OWN.replace("1", "2")
+    small = replace(appliance, machine=replace(appliance.machine, cpus=2))
+    wished = replace(place, power_on=True)
+    first = import_machine(vcenter.server(), SECRET, wished, small, ui, limits=LIMITS, instance_uuid=own)
+    with pytest.raises(PlanRefused, match="is there, and runs"):
+        import_machine(vcenter.server(), SECRET, wished, small, ui, limits=LIMITS, instance_uuid=own)
+    found = vcenter.machine(appliance.machine.name)
+    assert (found["Ref"], found["Power"]) == (first.reference, "poweredOn")
 
 
 def test_the_session_is_closed(vcenter: Simulator, place: Placement) -> None:
