@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,10 +172,12 @@ def _output_lines(receipt: Receipt, output: Output, directory: Path) -> Iterator
     target = target_of(platform)
     for config in target.render(vm, folder.absolute()):
         yield f"  config     {folder / config.name}"
-    if output.placed is not None:
-        yield f"  imported   {shown(_place_words(output.placed))}"
-    if output.placed is None or not output.placed.powered_on:
+    if output.placed is None:
         yield f"  next       {shown(target.start(vm, folder))}"
+        return
+    yield f"  imported   {shown(_place_words(output.placed))}"
+    if not output.placed.powered_on:
+        yield f"  next       govc vm.power -on {shown(shlex.quote(output.placed.path))}"
 
 
 def _place_words(place: Placed) -> str:
