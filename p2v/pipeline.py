@@ -165,17 +165,16 @@ def _have_made(directory: Path, journal: Journal, house: House, elsewhere: Elsew
     return receipt
 
 
-def work(directory: Path, house: House) -> Receipt:
+def work(directory: Path, house: House, job: Job) -> Receipt:
     """The other side of `convert_elsewhere`: make all of a run that somebody has planned and pays for.
 
+    `job` is that of today, which may reach its source in another way than when the run was made;
     `house.prepaid` is what it costs; nothing is spent, and the run is not finished before it is paid.
     """
-    with open_run(directory, redactor=house.keyring.redactor) as run:
-        job = job_from_json(run.job, where=directory)
-        with Source(job, house) as source:
-            plan = _plan_of_today(run, job, source, house)
-            with _resumable(run, f"p2v resume {run.path}"):
-                return _make(run, plan, source, house)
+    with open_run(directory, redactor=house.keyring.redactor) as run, Source(job, house) as source:
+        plan = _plan_of_today(run, job, source, house)
+        with _resumable(run, f"p2v resume {run.path}"):
+            return _make(run, plan, source, house)
 
 
 def _plan_of_today(run: Run, job: Job, source: Source, house: House) -> Plan:

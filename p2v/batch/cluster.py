@@ -26,6 +26,7 @@ from p2v.batch.manifest import Entry, Manifest
 from p2v.batch.service import Wishes, select
 from p2v.errors import ExitCode, P2VError, PlanRefused, TargetError, UsageError
 from p2v.house import House, default_home
+from p2v.job import Job, job_from_json
 from p2v.journal import RECEIPT, read_receipt_text, to_json
 from p2v.model import Receipt
 from p2v.run import read_journal
@@ -60,11 +61,12 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a worker is told. `units` are reserved for it."""
+    """What a worker is told. `units` are reserved for it; `job` is JSON, without secrets."""
 
     directory: str
     units: int
     version: str
+    job: str
     shares: tuple[Share, ...] = ()
 
 
@@ -150,7 +152,13 @@ class Cluster:
         return pipeline.convert_elsewhere(entry.job, house, partial(self._elsewhere, entry, house))
 
     def _elsewhere(self, entry: Entry, house: House, directory: Path, units: int) -> Receipt:
-        order = Order(str(directory.absolute()), units, __version__, self._shares(entry))
+        order = Order(
+            str(directory.absolute()),
+            units,
+            __version__,
+            json.dumps(dict(entry.job.to_json())),
+            self._shares(entry),
+        )
         future = self._client.submit(
             work_on, order, key=f"p2v-{entry.name}-{uuid.uuid4().hex}", resources={RESOURCE: 1}, pure=False
         )
@@ -243,7 +251,7 @@ def work_on(order: Order) -> bytes:
     error: dict[str, Any] = {}
     try:
         _require_same(order, directory)
-        receipt = _work(directory, house)
+        receipt = _work(directory, house, job_from_json(json.loads(order.job), where=directory))
     except Cancelled:
         error = {"message": "interrupted", "hint": "", "exit_code": int(ExitCode.INTERRUPTED)}
     except P2VError as failure:
@@ -266,12 +274,12 @@ def _require_same(order: Order, directory: Path) -> None:
         )
 
 
-def _work(directory: Path, house: House) -> Receipt:
+def _work(directory: Path, house: House, job: Job) -> Receipt:
     """Waits for one that was thought dead, or is about to be."""
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
-            return pipeline.work(directory, house)
+            return pipeline.work(directory, house, job)
         except PlanRefused as error:
             if not isinstance(error.__cause__, LockHeld) or time.monotonic() > deadline:
                 raise

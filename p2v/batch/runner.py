@@ -66,6 +66,8 @@ class Runner:
         self._wishes = wishes
         self._running: dict[str, Entry] = {}
         self._ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self._todo: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._threads = 0
         self._outcomes: list[Outcome] = []
         self._waits = False
 
@@ -80,6 +82,8 @@ class Runner:
             self._end_all()
         finally:
             self._board.close()
+            for _ in range(self._threads):
+                self._todo.put(None)
         outcomes = tuple(sorted(self._outcomes, key=lambda one: self._rank[one.name]))
         seconds = time.monotonic() - begin
         return Course(outcomes, started, seconds, interruption is not None), interruption
@@ -97,12 +101,17 @@ class Runner:
             return False
         self._running[entry.name] = entry
         self._board.started(entry.name)
-        # A daemon: one that hangs in a program must not keep an interrupted batch from ending.
-        threading.Thread(target=self._conduct, args=(entry,), name=f"p2v-{entry.name}", daemon=True).start()
+        if self._threads < len(self._running):
+            self._threads += 1
+            # A daemon: one that hangs in a program must not keep an interrupted batch from ending.
+            threading.Thread(target=self._conduct, name=f"p2v-job-{self._threads}", daemon=True).start()
+        self._todo.put(entry)
         return True
 
-    def _conduct(self, entry: Entry) -> None:
-        self._ended.put(self._conductor.run(entry))
+    def _conduct(self) -> None:
+        """Job after job: a thread for each would leave its share of the heap behind."""
+        while (entry := self._todo.get()) is not None:
+            self._ended.put(self._conductor.run(entry))
 
     def _take(self, seconds: float) -> None:
         """Wait for a job to end, and draw the consequences."""

@@ -34,10 +34,11 @@ Quantity = Annotated[
     BeforeValidator(_number_as_text),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]}),
 ]
+_REMOVAL: dict[str, Any] = {"enum": [removal.value for removal in Removal]}
 Removals = Annotated[
     list[Removal],
     BeforeValidator(_one_or_many),
-    WithJsonSchema({"type": "array", "items": {"enum": list(Removal)}}),
+    WithJsonSchema({"anyOf": [_REMOVAL, {"type": "array", "items": _REMOVAL}]}),
 ]
 
 

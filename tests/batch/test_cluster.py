@@ -238,8 +238,8 @@ def test_a_worker_refuses_what_it_cannot_know(tmp_path: Path) -> None:
     from p2v import __version__
 
     for order, words in (
-        (Order(str(tmp_path), 1, "0.0.0"), "The worker on"),
-        (Order(str(tmp_path / "nowhere"), 1, __version__), "does not see"),
+        (Order(str(tmp_path), 1, "0.0.0", "{}"), "The worker on"),
+        (Order(str(tmp_path / "nowhere"), 1, __version__, "{}"), "does not see"),
     ):
         answer = json.loads(cluster.work_on(order))
         assert answer["receipt"] is None

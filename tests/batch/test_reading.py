@@ -9,6 +9,7 @@ import tracemalloc
 from pathlib import Path
 
 import click
+import jsonschema
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -378,6 +379,23 @@ def test_the_schema_describes_every_key() -> None:
     assert machine["required"] == ["source"]
     assert machine["additionalProperties"] is False
     assert set(machine["properties"]) == set(MachineForm.model_fields)
+
+
+def test_the_published_schema_takes_what_is_right_and_refuses_what_is_wrong() -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+    validator = jsonschema.Draft202012Validator(schema())
+    for text in (TWO, FULL):
+        assert [error.message for error in validator.iter_errors(yaml.safe_load(text))] == []
+    wrong = {tuple(error.path) for error in validator.iter_errors(yaml.safe_load(WRONG))}
+    for number, key in (
+        (0, "name"),
+        (0, "hooks"),
+        (4, "disks"),
+        (4, "cpus"),
+        (4, "on_failure"),
+        (4, "password"),
+    ):
+        assert ("machines", number, key) in wrong
 
 
 def test_a_key_for_a_message_is_short_and_printable() -> None:
