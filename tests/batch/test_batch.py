@@ -12,11 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from p2v.batch import conduct
+from p2v.batch import conduct, service
 from p2v.batch.board import Board, JobUI
 from p2v.batch.conduct import Conductor
 from p2v.batch.reading import read_manifest
@@ -24,6 +25,7 @@ from p2v.cli import cli, run_command
 from p2v.house import House, Source, default_home
 from p2v.job import Job
 from p2v.licensing.ledger import open_ledger
+from p2v.licensing.tiers import TIERS, License, Tier
 from p2v.run import read_receipt
 from p2v.transports import TRANSPORTS
 from p2v.transports.base import Took
@@ -173,6 +175,19 @@ def test_more_machines_than_the_license_covers_start_nothing(tmp_path: Path) -> 
         assert code == 8, err
     assert not (tmp_path / "runs").exists()
     assert p2v("batch", path, "--check")[0] == 0
+
+
+def test_a_tier_without_cluster_starts_nothing_on_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = TIERS[Tier.DESKTOP_25]
+    desktop = License("d", Tier.DESKTOP_25, facts.title, facts.units, facts.features)
+    monkeypatch.setattr(service, "open_ledger", partial(open_ledger, license=desktop))
+    path = stub.write_manifest(tmp_path, ["web01"])
+    code, _, err = p2v("batch", path, "--output", tmp_path / "runs", "--cluster", "tcp://127.0.0.1:9")
+    assert code == 8
+    assert "site" in err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_hooks_learn_of_the_job_by_variables(tmp_path: Path) -> None:
