@@ -21,7 +21,7 @@ CRYPTTAB = "/etc/crypttab"
 MDADM = ("/etc/mdadm/mdadm.conf", "/etc/mdadm.conf")
 TEXT_LIMIT = 1024 * 1024
 SUBVOLUME = re.compile(r"subvol(?:id)?=[\w@./-]{1,200}")
-VOLUME = re.compile(r"/dev/[\w+.-]+/[\w+.-]+")
+VOLUME = re.compile(r"/dev/(?!\.+/)[\w+.-]+/(?!\.+$)[\w+.-]+")
 ARRAY = re.compile(r"/dev/(?:md/?)(?P<name>[\w.:-]+)")
 ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 ESP_PLACES = ("/boot/efi", "/efi", "/boot")
@@ -87,7 +87,7 @@ def resolve(guest: Guest, spec: str, machine: Machine | None, names: DeviceNames
     key, equals, value = stable.partition("=")
     if equals:
         return _by_tag(guest, key, value.strip("\"'")[:256], machine)
-    if stable.startswith(MAPPER):
+    if stable.startswith(MAPPER) and VOLUME.fullmatch(stable):
         return _by_mapping(guest, stable, machine, names)
     array = ARRAY.fullmatch(stable)
     if array:

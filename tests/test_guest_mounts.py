@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conversions.devices import device_names
+from conversions.fstab import mounts
 from p2v import probe
 from p2v.accelerator import Accelerator
 from p2v.errors import GuestError
@@ -73,7 +74,7 @@ def test_parents_come_first_whatever_the_order_of_the_lines(tmp_path: Path) -> N
     [
         *("/etc/shadow", "/dev/sda", "/dev/vda1", "/dev/../etc/passwd", "//server/share", "server:/export"),
         *("UUID=", "UUID=$(reboot)", "UUID=a\\000b", "LABEL=" + "x" * 9000, "PARTUUID=\\377", "ID=x"),
-        *("/dev/mapper/../../etc/shadow", "/dev/md/../x", "\\000", "=", "UUID"),
+        *("/dev/mapper/../../etc/shadow", "/dev/md/../x", "/dev/./sda", "/dev/vg/..", "\\000", "=", "UUID"),
     ],
 )
 def test_what_is_no_device_of_this_run_is_never_mounted(tmp_path: Path, spec: str) -> None:
@@ -82,6 +83,8 @@ def test_what_is_no_device_of_this_run_is_never_mounted(tmp_path: Path, spec: st
         mounted(guest)
     assert "p2v scan" in error.value.hint
     assert guest.mounted == []
+    with pytest.raises(GuestError):
+        resolve(guest.as_guest(), mounts(f"{spec} /boot ext4\n")[0].spec, None, NAMES)
 
 
 def test_what_a_boot_does_not_wait_for_may_be_missing(tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def test_paths_of_a_loader_are_found_wherever_its_filesystem_is_mounted(tmp_path
     changes = Changes(guest_with(tmp_path, dict.fromkeys(there, b"x")))
     asked = ("/vmlinuz-1", "/machine/2/linux", "/vmlinuz-3", "/@/boot/vmlinuz-1", "/boot/vmlinuz-1", "/no")
     assert [place(changes, path) for path in asked] == [*there[:3], *there[:1] * 2, ""]
+    assert [place(changes, path) for path in ("/\0", "/vmlinuz-1\udcff", "", "/" * 5000)] == [""] * 4
     entry = BootEntry("/vmlinuz-1", ("/amd-ucode.img", "/vmlinuz-3", "/gone.img"))
     assert resolve(changes, [entry]) == (BootEntry("/boot/vmlinuz-1", ("/efi/vmlinuz-3",)),)
 
