@@ -137,11 +137,11 @@ class _Reader:
         except ValidationError as error:
             details = error.errors(include_url=False, include_input=False, include_context=True)
         self.mistakes += [self._explained(form, detail, place) for detail in details]
-        bad = {str(detail["loc"][0]) for detail in details if detail["loc"]}
-        if not isinstance(plain, dict) or not bad & plain.keys():
+        left = [_prune(plain, detail["loc"], lacks=detail["type"] == "missing") for detail in details]
+        if not all(left):
             return None
         with contextlib.suppress(ValidationError):
-            return form.model_validate({key: value for key, value in plain.items() if key not in bad})
+            return form.model_validate(plain)
         return None
 
     def _explained(self, form: type[BaseModel], detail: ErrorDetails, place: Place) -> Mistake:
@@ -198,14 +198,26 @@ class _Reader:
             return
         self._try((*place, "name"), lambda: check_name(name, what="run"))
         settings = effective(defaults, form)
-        if not settings.to and settings.goal is not Goal.CAPTURE:
+        said = self._says(place, "to") or self._says(("defaults",), "to")
+        if not said and settings.goal is not Goal.CAPTURE:
             self._add(place, "it has no target", "Say it here or in defaults: to: libvirt")
         if words.imports(settings.to or ()):
-            vsphere = settings.vsphere or VsphereForm()
-            self._try((*place, "vsphere"), lambda: words.destination(vsphere, self.folder))
+            self._check_server(settings.vsphere or VsphereForm(), place)
         elif form.vsphere is not None:
             self._add((*place, "vsphere"), "vsphere belongs to a live import", "Say: to: vsphere")
         self.drafts.append(Draft(number, name, source, settings, form, node.mark.line))
+
+    def _check_server(self, vsphere: VsphereForm, place: Place) -> None:
+        """A live import needs a server and a user; what is said of them is checked where it is said."""
+        for key in ("server", "user"):
+            said = any(self._says((*where, "vsphere"), key) for where in (place, ("defaults",)))
+            if getattr(vsphere, key) is None and not said:
+                self._add(place, f"a live import needs vsphere.{key}", "Say it here or in defaults")
+
+    def _says(self, place: Place, key: str) -> bool:
+        """Whether it is there at all, right or wrong."""
+        table = document.get(self.root, place)
+        return isinstance(table, Table) and key in table.entries
 
     def _check_settings(self, form: SettingsForm, place: Place) -> None:
         """What was said here, and not what comes from the defaults, so that a mistake is told once."""
@@ -308,6 +320,28 @@ class _Reader:
 
 
 K = TypeVar("K")
+
+
+def _prune(plain: document.Plain, place: Place, *, lacks: bool) -> bool:
+    """Take the value at a place out, with the list that it is in, or the table that `lacks` it. False where
+    nothing is left then.
+    """
+    parent: dict[str, document.Plain] | None = None
+    key = ""
+    for step in place:
+        if not isinstance(plain, dict):
+            break
+        if step not in plain:
+            # Unless it was never there, another mistake has taken it out already.
+            if not lacks:
+                return True
+            break
+        parent, key = plain, str(step)
+        plain = plain[key]
+    if parent is None:
+        return False
+    del parent[key]
+    return True
 
 
 def _said(detail: ErrorDetails, key: str, name: str) -> tuple[str, str]:

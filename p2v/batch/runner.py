@@ -124,6 +124,10 @@ class Runner:
         self._orders.end(entry, good=outcome.state.good)
         if outcome.state is State.FAILED and self._stops(entry):
             self._give_up(f"{entry.name} failed")
+        if not outcome.state.good:
+            self._drop_hopeless()
+
+    def _drop_hopeless(self) -> None:
         for other, reason in self._orders.hopeless():
             self._keep(self._not_started(other, f"it needs {reason}, which is not done"))
 
@@ -147,8 +151,7 @@ class Runner:
         """Once, when nothing runs because no window of time is open."""
         waits = bool(len(self._orders)) and not self._running
         if waits and not self._waits:
-            for other, reason in self._orders.hopeless():
-                self._keep(self._not_started(other, f"it needs {reason}, which is not done"))
+            self._drop_hopeless()
             if len(self._orders):
                 self._board.say(f"{len(self._orders)} machines wait for their windows of time")
         self._waits = waits

@@ -206,6 +206,24 @@ def test_every_mistake_is_found_in_one_go_with_its_place(tmp_path: Path) -> None
     assert str(caught.value.exit_code) == "2"
 
 
+def test_one_mistake_in_a_table_hides_no_other(tmp_path: Path) -> None:
+    text = """\
+hosts:
+  nas: {paralell: 3, limit: 9x}
+defaults: {to: vsphere, vsphere: {server: "vc:x", user: adm, datastor: d}}
+machines:
+  - source: ssh://a
+    cpuz: 1
+    cpus: many
+    hooks: {before: 3, after: [{run: [/nonexistent]}]}
+  - {source: ssh://b, to: {}}
+  - {source: ssh://c, goal: capture, vsphere: {bad: 1}}
+"""
+    assert [found.partition(" ")[0] for found in mistakes(tmp_path, text)] == [
+        "2:9", "2:29", "3:34", "3:62", "6:5", "7:11", "8:21", "8:32", "9:27", "10:48"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "line",
     [
