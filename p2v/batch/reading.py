@@ -215,9 +215,10 @@ class _Reader:
                 self._add(place, f"a live import needs vsphere.{key}", "Say it here or in defaults")
 
     def _says(self, place: Place, key: str) -> bool:
-        """Whether it is there at all, right or wrong."""
+        """Whether something stands there, right or wrong."""
         table = document.get(self.root, place)
-        return isinstance(table, Table) and key in table.entries
+        entry = table.entries.get(key) if isinstance(table, Table) else None
+        return entry is not None and entry.value.plain() is not None
 
     def _check_settings(self, form: SettingsForm, place: Place) -> None:
         """What was said here, and not what comes from the defaults, so that a mistake is told once."""
