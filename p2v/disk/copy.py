@@ -31,6 +31,10 @@ from p2v.model import BLOCK_SIZE, CaptureStats, Extent, KiB
 QUEUE_BLOCKS = 6
 """Blocks between the line and the disk: enough to keep both busy, 24 MiB at the most."""
 
+SMALL = 64 * KiB
+SMALL_BLOCKS = 16
+"""Blocks with no more data than this go to the disk so many at a time."""
+
 STEP = 64 * KiB
 """Zeros are left as holes in steps of this size."""
 
@@ -247,25 +251,32 @@ class _Failed(Exception):
 @contextmanager
 def _writer(image: ImageFile, records: Records, progress: Progress) -> Iterator[Callable[[BlockData], None]]:
     """One thread writes blocks from a bounded queue; its first error ends the copy and is raised here."""
-    blocks: queue.Queue[BlockData | None] = queue.Queue(QUEUE_BLOCKS)
+    batches: queue.Queue[list[BlockData] | None] = queue.Queue(QUEUE_BLOCKS)
+    batch: list[BlockData] = []
     errors: list[BaseException] = []
 
     def work() -> None:
-        while (block := blocks.get()) is not None:
+        while (blocks := batches.get()) is not None:
             if errors:
                 continue  # drain, so that the reader never waits for a place in the queue
             try:
-                size = _write_block(image, block)
-                records.add(block)
-                records.beside.wrote(block.request.index, size)
-                progress(block.request.data_size)
+                for block in blocks:
+                    size = _write_block(image, block)
+                    records.add(block)
+                    records.beside.wrote(block.request.index, size)
+                    progress(block.request.data_size)
             except BaseException as error:
                 errors.append(error)
 
     def put(block: BlockData) -> None:
+        nonlocal batch
         if errors:
             raise _Failed
-        blocks.put(block)
+        batch.append(block)
+        # To wake the other thread for each of many small blocks would cost more than to write them.
+        if len(batch) >= SMALL_BLOCKS or not (block.empty or len(block.data) <= SMALL):
+            batches.put(batch)
+            batch = []
 
     thread = threading.Thread(target=work, name="image-writer", daemon=True)
     thread.start()
@@ -274,7 +285,8 @@ def _writer(image: ImageFile, records: Records, progress: Progress) -> Iterator[
     except _Failed:
         pass
     finally:
-        blocks.put(None)
+        batches.put(batch)
+        batches.put(None)
         thread.join()
     if errors:
         raise errors[0]

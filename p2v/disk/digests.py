@@ -82,9 +82,15 @@ class DigestTable:
     def first_not_zero(self, first: int, end: int) -> int | None:
         """The first of the blocks from `first` up to `end` whose digest is not that of zeros."""
         for number in range(first // RUN, -(-end // RUN)):
-            if self._runs[number] is None:
+            run, start = self._runs[number], number * RUN
+            low, high = max(first, start), min(end, start + RUN)
+            if (
+                run is None
+                or run[(low - start) * DIGEST_SIZE : (high - start) * DIGEST_SIZE]
+                == (_zero_run()[: (high - low) * DIGEST_SIZE])
+            ):
                 continue
-            for index in range(max(first, number * RUN), min(end, (number + 1) * RUN)):
+            for index in range(low, high):
                 if self[index] != zero_digest(block_length(index, self.size)):
                     return index
         return None

@@ -11,9 +11,9 @@ import errno
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from p2v.disk.digests import BlockSet, DigestTable
 from p2v.disk.image_digests import WORKERS, ImageDigests
@@ -23,6 +23,10 @@ from p2v.model import MiB
 
 FLUSH_BYTES = 128 * MiB
 """Written to the image between two flushes; without them the last one waits for the whole image."""
+
+
+TOGETHER = 8
+"""Blocks that one reader compares before it looks for more work."""
 
 
 @contextmanager
@@ -85,15 +89,14 @@ class ReadBack:
                 except TargetError as error:
                     self._error = error
                     return
-                for index in batch:
-                    readers.submit(self._compare, digests, index)
+                for at in range(0, len(batch), TOGETHER):
+                    readers.submit(self._compare, digests, batch[at : at + TOGETHER])
 
-    def _compare(self, digests: ImageDigests, index: int) -> None:
-        try:
-            if digests.of_block(index) == self._table[index]:
-                self._right.add(index)
-        except VerifyError:
-            return
+    def _compare(self, digests: ImageDigests, indexes: Sequence[int]) -> None:
+        for index in indexes:
+            with suppress(VerifyError):
+                if digests.of_block(index) == self._table[index]:
+                    self._right.add(index)
 
 
 @contextmanager

@@ -34,6 +34,7 @@ class Stream:
         self._channel = channel
         self._place = place
         self._stall = stall_timeout
+        self._ahead = memoryview(b"")
         self._tail = b""
         self._tail_lock = threading.Lock()
         channel.settimeout(stall_timeout)
@@ -66,17 +67,24 @@ class Stream:
         """Fill the view. Raises ConnectionLost, also when the command ends before."""
         rest = memoryview(view).cast("B")
         while rest:
-            if isinstance(self._channel.in_buffer, ChunkPipe):
-                self._channel.in_buffer.want(min(len(rest), WAKE_SIZE))
-            piece = self._receive(len(rest))
-            if not piece:
-                raise self._lost()
+            if not self._ahead:
+                if isinstance(self._channel.in_buffer, ChunkPipe):
+                    self._channel.in_buffer.want(min(len(rest), WAKE_SIZE))
+                # A packet as it came: small answers stand in it side by side.
+                self._ahead = memoryview(self._receive(READ_SLICE))
+                if not self._ahead:
+                    raise self._lost()
+            piece = self._taken(len(rest))
             rest[: len(piece)] = piece
             rest = rest[len(piece) :]
 
+    def _taken(self, size: int) -> memoryview:
+        piece, self._ahead = self._ahead[:size], self._ahead[size:]
+        return piece
+
     def read(self, size: int) -> bytes:
         """What has arrived, at most `size` bytes; empty when the command has closed its output."""
-        piece = self._receive(size)
+        piece = bytes(self._taken(size)) or self._receive(size)
         if not piece and self._exit_code() is None and not self._connected():
             raise self._lost()
         return piece
