@@ -51,7 +51,7 @@ test: setup
 # and one machine on the devices of every target; the tables of the README are then in matrix.md and targets.md.
 matrix: setup
 	CI=true P2V_MATRIX=matrix.md P2V_TARGETS=targets.md \
-		$(PYTHON) -m pytest -m '' tests/e2e/test_matrix.py tests/e2e/test_targets.py
+		$(PYTHON) -m pytest -m '' tests/e2e/test_matrix.py tests/e2e/test_targets.py tests/e2e/test_live_machine.py
 
 # Compares sides in one run and prints ratios; root, about 16 GiB in TMPDIR, on a machine that does nothing else.
 bench: setup

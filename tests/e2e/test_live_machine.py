@@ -29,7 +29,8 @@ from tests.disk.mounting import need_mounts
 from tests.loops import WRITER, mounted_copy, read_count, run
 from tests.plans import make_plan
 
-pytestmark = [pytest.mark.boot, pytest.mark.tools, pytest.mark.timeout(1800)]
+# Twenty minutes in emulation: more than make test has.
+pytestmark = [pytest.mark.boot, pytest.mark.tools, pytest.mark.matrix, pytest.mark.timeout(1800)]
 
 HOST = "debian12-uefi-lvm"
 FIRST, SECOND, NOISE = "/root/first", "/root/second", "/root"
