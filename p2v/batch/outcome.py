@@ -9,6 +9,7 @@ from pathlib import Path
 
 from p2v.log import shown
 from p2v.model import Output, Plan, Receipt
+from p2v.targets.images import space_needed
 
 WARNINGS = 20
 WORDS = 400
@@ -41,7 +42,9 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is worth telling of a receipt or a plan. Sizes are bytes, `seconds` those of the capture."""
+    """What is worth telling of a receipt or a plan. Sizes are bytes, `seconds` those of the capture, `space`
+    is what a run would need on the disk.
+    """
 
     machine: str = ""
     hostname: str = ""
@@ -51,6 +54,7 @@ class Facts:
     wire_size: int = 0
     seconds: float = 0.0
     grade: str = ""
+    space: int = 0
     units: int = 0
     license: str = ""
     shown: tuple[Shown, ...] = ()
@@ -117,6 +121,7 @@ def facts_of_plan(plan: Plan) -> Facts:
         size=sum(disk.disk.size for disk in plan.disks),
         data_size=plan.data_size,
         grade=str(plan.consistency),
+        space=space_needed(plan.data_size, len(plan.each())),
         units=plan.units,
         shown=tuple(Shown(one.platform.label) for one in plan.each()),
         warnings=clipped(plan.warnings),

@@ -20,6 +20,7 @@ from p2v.house import House
 from p2v.licensing.ledger import open_ledger
 from p2v.licensing.tiers import Feature
 from p2v.model import Goal
+from p2v.run import free_space
 from p2v.transports.rate import RateLimit, parse_rate, parse_windows
 
 
@@ -66,7 +67,7 @@ def dry_run(manifest: Manifest, house: House, wishes: Wishes) -> Estimate:
     course, interruption = _course(manifest, entries, house, wishes, planner=True)
     if interruption is not None:
         raise interruption
-    return estimate(course.outcomes, licenses.status(house).left)
+    return estimate(course.outcomes, licenses.status(house).left, free_space(manifest.output))
 
 
 def require_units(found: Estimate) -> None:

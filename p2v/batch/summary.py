@@ -155,18 +155,25 @@ def _json(one: Outcome) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a batch would cost: `left` None for any number of conversions."""
+    """What a batch would cost: units, of which `left` are there (None: any number), and bytes of disk space,
+    of which `free` are.
+    """
 
     outcomes: tuple[Outcome, ...]
     units: int
     left: int | None
+    free: int
+
+    @property
+    def space(self) -> int:
+        return sum(one.facts.space for one in self.outcomes)
 
     @property
     def bad(self) -> tuple[Outcome, ...]:
         return tuple(one for one in self.outcomes if not one.state.good)
 
 
-def estimate(outcomes: Sequence[Outcome], left: int | None) -> Estimate:
+def estimate(outcomes: Sequence[Outcome], left: int | None, free: int) -> Estimate:
     """As the ledger counts: a machine that stands there under two names costs one unit."""
     seen: set[str] = set()
     units = 0
@@ -174,7 +181,7 @@ def estimate(outcomes: Sequence[Outcome], left: int | None) -> Estimate:
         if one.state is State.PLANNED and one.facts.machine not in seen:
             seen.add(one.facts.machine)
             units += one.facts.units
-    return Estimate(tuple(outcomes), units, left)
+    return Estimate(tuple(outcomes), units, left, free)
 
 
 def estimate_text(found: Estimate) -> str:
@@ -183,7 +190,11 @@ def estimate_text(found: Estimate) -> str:
     lines += [line for one in found.outcomes for line in _remarks(one)]
     plural = "" if found.units == 1 else "s"
     left = "" if found.left is None else f", {found.left} left"
-    return "\n".join([*lines, "", f"  {found.units} license unit{plural} for all of them{left}"])
+    lines += ["", f"  {found.units} license unit{plural} for all of them{left}"]
+    lines.append(f"  {human_size(found.space)} of disk space at the most, {human_size(found.free)} free")
+    if found.space > found.free:
+        lines.append("  warning: they do not all fit; each job looks again before it begins")
+    return "\n".join(lines)
 
 
 def _cost(one: Outcome) -> str:
@@ -201,7 +212,11 @@ def _cost(one: Outcome) -> str:
 
 
 def estimate_json(found: Estimate) -> str:
-    return json.dumps(
-        {"units": found.units, "left": found.left, "machines": [_json(one) for one in found.outcomes]},
-        indent=2,
-    )
+    document = {
+        "units": found.units,
+        "left": found.left,
+        "space": found.space,
+        "free": found.free,
+        "machines": [_json(one) for one in found.outcomes],
+    }
+    return json.dumps(document, indent=2)

@@ -153,6 +153,7 @@ def test_a_dry_run_counts_as_the_ledger_does_and_writes_nothing(tmp_path: Path) 
     assert re.search(r"web02 +1 unit; web02", out)
     assert re.search(r"again +nothing; web01", out)
     assert "1 license unit for all of them, 4 left" in out
+    assert re.search(r"[0-9.]+ [KMG]iB of disk space at the most, [0-9.]+ [GT]iB free", out)
     assert sorted(child.name for child in runs.iterdir() if child.is_dir()) == ["web01"]
     assert used() == 1
 
