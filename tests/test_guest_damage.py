@@ -20,11 +20,12 @@ OLD, NEW = b"from before the crash".ljust(4096), b"from the journal".ljust(4096)
 LATIN = b"/etc/B\xfcro.conf"
 
 
-def make_filesystem(image: Path, size: int, *features: str) -> None:
-    """An ext4 with a file and a name in Latin-1."""
+def make_filesystem(image: Path, size: int, *features: str, filler: int = 0) -> None:
+    """An ext4 with a file, a name in Latin-1, and `filler` bytes of nothing."""
     tree = image.parent / f"{image.stem}-tree"
     (tree / "etc").mkdir(parents=True)
     (tree / "etc/data").write_bytes(OLD)
+    (tree / "filler").write_bytes(b"x" * filler)
     (tree / "etc/fstab").write_text("\n")
     (tree / "etc/loop").symlink_to("loop")
     (tree / "etc/away").symlink_to("../../../../../../../../tmp")
@@ -61,7 +62,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     leave_in_journal(unclean)
     make_filesystem(locked, 16 * MiB)
     debugfs(locked, "feature read-only")
-    make_filesystem(full, 2 * MiB, "-O", "^has_journal", "-m", "0")
+    make_filesystem(full, 2 * MiB, "-O", "^has_journal", "-m", "0", filler=MiB)
     return unclean, locked, full
 
 
