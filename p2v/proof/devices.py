@@ -40,6 +40,11 @@ NIC_DEVICES = {
 }
 """Hyper-V's own card is not to be had; its legacy one is the same DEC chip."""
 
+SAS_ADDRESS = 0x3000000000000001
+"""Of the first disk, locally assigned (NAA 3). Linux passes over a port of mptsas whose disk has none; those
+of VMware have one.
+"""
+
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 SERIAL_LIMIT = 20
 """virtio-blk and ATA know no longer serial number."""
@@ -139,7 +144,8 @@ def _disk_device(disk: VirtualDisk, index: int, number: int) -> str:
             return f"ide-hd,{drive},bus=ide.{number // 2},unit={number % 2}"
         case DiskBus.VIRTIO_SCSI | DiskBus.PVSCSI | DiskBus.LSI_SAS:
             target = number % SCSI_TARGETS[disk.bus]
-            return f"scsi-hd,{drive},bus={_scsi_bus(disk.bus, number)}.0,scsi-id={target}"
+            name = f",wwn={SAS_ADDRESS + number}" if disk.bus is DiskBus.LSI_SAS else ""
+            return f"scsi-hd,{drive},bus={_scsi_bus(disk.bus, number)}.0,scsi-id={target}{name}"
         case _:
             raise TargetError(
                 f"QEMU has no {disk.bus} disks, so a boot of {disk.file} on them cannot be tried",
