@@ -128,6 +128,47 @@ def test_stop_on_failure_starts_no_other(tmp_path: Path) -> None:
     assert used() == 0
 
 
+def test_a_machine_can_say_that_its_failure_stops_the_rest(tmp_path: Path) -> None:
+    path = stub.write_manifest(tmp_path, ["broken1", "web01"])
+    path.write_text(path.read_text().replace("name: broken1}", "name: broken1, on_failure: stop}"))
+    code, out, _ = p2v("batch", path, "--output", tmp_path / "runs")
+    assert (code, bool(re.search(r"web01 +not started: broken1 failed", out))) == (9, True)
+
+
+def test_what_needs_a_machine_that_failed_is_not_started(tmp_path: Path) -> None:
+    path = stub.write_manifest(tmp_path, ["app", "front", "broken1", "other"])
+    text = path.read_text().replace("name: app}", "name: app, needs: db}")
+    text = text.replace("name: front}", "name: front, needs: app}").replace(
+        "name: broken1}", "name: broken1, groups: db}"
+    )
+    path.write_text(text)
+    code, out, _ = p2v("batch", path, "--output", tmp_path / "runs", "--parallel", "3")
+    assert code == 9
+    assert re.search(r"app +not started: it needs db, which is not done", out)
+    assert re.search(r"front +not started: it needs app, which is not done", out)
+    assert re.search(r"other +done in", out)
+    assert used() == 1
+
+
+def test_a_closed_window_of_time_holds_a_job_and_no_other(tmp_path: Path) -> None:
+    path = stub.write_manifest(tmp_path, ["late", "web01"])
+    today = time.localtime()
+    closed = time.strftime("%a", time.localtime(time.time() + 3 * 86400)) + " 00:00-24:00"
+    assert closed[:3] != time.strftime("%a", today)
+    path.write_text(path.read_text().replace("name: late}", f"name: late, windows: {closed!r}}}"))
+    with _batch(path, tmp_path / "runs", tmp_path / "gate") as child:
+        (tmp_path / "gate" / "open").touch()
+        _wait_for(tmp_path / "gate", "web01.")
+        deadline = time.monotonic() + 10
+        while "wait for their windows" not in (tmp_path / "stderr").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(20) == 130
+    assert (tmp_path / "runs" / "web01" / "receipt.json").exists()
+    assert not (tmp_path / "runs" / "late").exists()
+
+
 def test_only_names_and_groups(tmp_path: Path) -> None:
     path = stub.write_manifest(tmp_path, ["web01", "web02", "db"])
     path.write_text(path.read_text().replace("name: db}", "name: db, groups: late}"))
