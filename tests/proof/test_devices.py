@@ -37,7 +37,7 @@ def disks(bus: DiskBus, count: int, serial: str = "") -> str:
         (DiskBus.VIRTIO_BLK, ["virtio-blk-pci,drive=disk0,bootindex=1", "virtio-blk-pci,drive=disk1"]),
         (DiskBus.VIRTIO_SCSI, ["virtio-scsi-pci,id=virtio-scsi0", "bus=virtio-scsi0.0,scsi-id=1"]),
         (DiskBus.PVSCSI, ["pvscsi,id=pvscsi0", "scsi-hd,drive=disk1,bus=pvscsi0.0,scsi-id=1"]),
-        (DiskBus.LSI_SAS, ["mptsas1068,id=lsi-sas0", "scsi-hd,drive=disk0,bus=lsi-sas0.0,scsi-id=0"]),
+        (DiskBus.LSI_SAS, ["mptsas1068,id=lsi-sas0", "bus=lsi-sas0.0,scsi-id=0,wwn=3458764513820540929"]),
         (DiskBus.SATA, ["ahci,id=sata0", "ide-hd,drive=disk1,bus=sata0.1"]),
         (DiskBus.IDE, ["ide-hd,drive=disk0,bus=ide.0,unit=0", "ide-hd,drive=disk1,bus=ide.0,unit=1"]),
         (DiskBus.NVME, ["nvme,drive=disk0,serial=p2v-disk0", "nvme,drive=disk1,serial=p2v-disk1"]),
