@@ -153,11 +153,12 @@ def _missing_beside(changes: Changes, place: str, shim: str, architecture: _Arch
 
 
 def _pointer(changes: Changes, home: str) -> str:
-    """The three lines that lead GRUB to its menu; SUSE's GRUB looks for them beside itself.
+    """The three lines that lead GRUB to its menu; SUSE's `grub.efi` looks for them beside itself.
 
+    The `grubx64.efi` of the others knows its folder by a name that was built into it.
     A whole menu is left where it is: nobody would update the copy, and its kernels would be gone one day.
     """
-    path = esp.find(changes, home, MENU)
+    path = esp.find(changes, home, MENU) if esp.find(changes, home, "grub.efi") else ""
     return path if path and not WHOLE_MENU.search(changes.read_text(path)) else ""
 
 

@@ -107,7 +107,7 @@ def test_every_distribution_gets_a_fallback_and_shim_stays_first(tmp_path: Path,
     changes = run(guest)
     there = fallback(guest)
     assert there.pop("BOOTX64.EFI") == (b"shim" if shim else b"grub")
-    beside = {grub: b"grub", "grub.cfg": POINTER.encode()} if menu == POINTER else {grub: b"grub"}
+    beside = {grub: b"grub", "grub.cfg": POINTER.encode()} if grub == "grub.efi" else {grub: b"grub"}
     assert there == (beside if shim else {})
     assert not changes.warnings
     assert run(guest).changes == ()
@@ -115,14 +115,20 @@ def test_every_distribution_gets_a_fallback_and_shim_stays_first(tmp_path: Path,
 
 def test_a_pointer_in_the_fallback_folder_is_left_alone(tmp_path: Path) -> None:
     files: Files = {
-        "/boot/efi/EFI/debian/grub.cfg": POINTER,
+        "/boot/efi/EFI/opensuse/grub.cfg": POINTER,
         "/boot/efi/EFI/BOOT/BOOTX64.EFI": b"shim",
         "/boot/efi/EFI/BOOT/grub.cfg": "own",
     }
-    guest = guest_with(tmp_path, DEBIAN | files)
+    guest = guest_with(tmp_path, SUSE | files)
     run(guest)
     assert fallback(guest)["grub.cfg"] == b"own"
-    assert fallback(guest)["grubx64.efi"] == b"grub"
+    assert fallback(guest)["grub.efi"] == b"grub"
+
+
+def test_a_whole_menu_is_not_copied_for_suse_either(tmp_path: Path) -> None:
+    guest = guest_with(tmp_path, SUSE | {"/boot/efi/EFI/opensuse/grub.cfg": MENU})
+    run(guest)
+    assert "grub.cfg" not in fallback(guest)
 
 
 def test_names_on_a_fat_have_no_case(tmp_path: Path) -> None:
