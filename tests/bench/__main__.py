@@ -90,10 +90,11 @@ def used(image: Path) -> list[tuple[int, int]]:
 
 
 def alternate(jobs: dict[str, tuple[Side, Place]], rounds: int) -> dict[str, list[Sample]]:
-    """Every side once, `rounds` times over; a first round, which warms the caches, does not count."""
+    """Every side once, `rounds` times over; a first round does not count."""
     samples: dict[str, list[Sample]] = {name: [] for name in jobs}
     for number in range(rounds + 1):
         for name, (side, where) in jobs.items():
+            disks.warm(where.image)
             with fresh(where.folder):
                 sample = side(where)
             if number:
