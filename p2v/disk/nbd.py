@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +13,8 @@ from p2v.disk.device import READ_ERRORS, BlockDevice, PlainReads
 from p2v.errors import ReadError, TransportError
 from p2v.model import MiB
 
+LISTEN_SECONDS = 10.0
+POLL_SECONDS = 0.02
 LARGEST_READ = 16 * MiB
 """Servers refuse reads above 32 MiB (NBD protocol, "maximum payload")."""
 
@@ -57,13 +61,28 @@ def open_nbd_device(socket: Path, sector_size: int) -> Iterator[BlockDevice]:
         raise TransportError(
             "libnbd is needed to read this image format", hint="Try: sudo apt install python3-libnbd"
         ) from error
-    handle = nbd.NBD()
     try:
-        handle.connect_unix(str(socket))
-        yield NbdDevice(handle, sector_size=sector_size)
+        handle = _connect(nbd, socket)
+        try:
+            yield NbdDevice(handle, sector_size=sector_size)
+        finally:
+            # The binding has no close: the connection ends with the object.
+            with suppress(nbd.Error):
+                handle.shutdown()
     except nbd.Error as error:
         raise TransportError(f"The image cannot be read: {error}") from error
-    finally:
-        # The binding has no close: the connection ends with the object.
-        with suppress(nbd.Error):
-            handle.shutdown()
+
+
+def _connect(nbd: Any, socket: Path) -> Any:
+    """A server binds its socket, which is then there, a moment before it listens. Raises nbd.Error."""
+    deadline = time.monotonic() + LISTEN_SECONDS
+    while True:
+        handle = nbd.NBD()
+        try:
+            handle.connect_unix(str(socket))
+        except nbd.Error as error:
+            if error.errnum != errno.ECONNREFUSED or time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS)
+        else:
+            return handle
