@@ -31,6 +31,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     plan=st.from_type(Plan),
@@ -43,6 +44,7 @@ def test_any_journal_comes_back_as_it_was(plan: Plan, steps: list[Step], job: di
     assert differences(plan, plan) == ()
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(receipt=st.from_type(Receipt))
 def test_any_receipt_comes_back_as_it_was(receipt: Receipt) -> None:

@@ -150,6 +150,7 @@ def test_what_needs_a_machine_that_failed_is_not_started(tmp_path: Path) -> None
     assert used() == 1
 
 
+@pytest.mark.slow
 def test_a_closed_window_of_time_holds_a_job_and_no_other(tmp_path: Path) -> None:
     path = stub.write_manifest(tmp_path, ["late", "web01"])
     today = time.localtime()
@@ -371,6 +372,7 @@ def test_a_source_takes_from_every_budget(
     assert len(taken) == 3
 
 
+@pytest.mark.slow
 def test_two_batches_of_one_manifest_do_not_meet(tmp_path: Path) -> None:
     path = stub.write_manifest(tmp_path, ["web01"])
     runs = tmp_path / "runs"
@@ -382,6 +384,7 @@ def test_two_batches_of_one_manifest_do_not_meet(tmp_path: Path) -> None:
         assert child.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_a_killed_batch_goes_on_where_it_stood(tmp_path: Path) -> None:
     path = stub.write_manifest(tmp_path, ["web01", "web02", "web03"])
     runs, gate = tmp_path / "runs", tmp_path / "gate"
@@ -401,6 +404,7 @@ def test_a_killed_batch_goes_on_where_it_stood(tmp_path: Path) -> None:
         assert (runs / name / "capture" / "disk0.raw").stat().st_mtime_ns == when
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_batch_ends_in_order(tmp_path: Path, number: signal.Signals, code: int) -> None:
     path = stub.write_manifest(tmp_path, ["web01", "web02", "web03"])

@@ -219,6 +219,7 @@ def test_without_a_worker_that_takes_conversions_nothing_starts(tmp_path: Path) 
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_nobody_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1.0)
     path = stub.write_manifest(tmp_path, ["web01"])

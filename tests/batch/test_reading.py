@@ -368,6 +368,7 @@ def test_aliases_in_reason_are_fine(tmp_path: Path) -> None:
     assert (one.job.cpus, two.job.cpus, two.groups) == (2, 4, ("web",))
 
 
+@pytest.mark.slow
 def test_ten_thousand_machines_are_checked_in_seconds(tmp_path: Path) -> None:
     lines = ["defaults: {to: libvirt}", "machines:"]
     for number in range(10_000):

@@ -81,6 +81,7 @@ def test_a_warning_about_bytes_that_are_no_text_can_be_written_down(tmp_path: Pa
     assert line in guest.read("/etc/fstab")
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(noise=st.binary(max_size=400), path=st.sampled_from((*READ, *LOOKED_AT)))
 def test_any_bytes_in_a_setting_are_survived(

@@ -240,6 +240,7 @@ def test_a_password_in_the_address_is_refused_and_not_repeated(tmp_path: Path) -
     assert "geheim" not in answer.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -261,12 +262,14 @@ def test_wrong_words(words: tuple[str, ...], code: ExitCode, tmp_path: Path) -> 
     assert "error: " in answer.stderr
 
 
+@pytest.mark.slow
 def test_without_a_command_the_help_is_shown(tmp_path: Path) -> None:
     answer = p2v(home=tmp_path)
     assert (answer.code, answer.stderr) == (0, "")
     assert "convert" in answer.stdout
 
 
+@pytest.mark.slow
 def test_targets_and_license_without_anything_else(tmp_path: Path) -> None:
     assert "libvirt" in p2v("targets", home=tmp_path).stdout
     rows = p2v("targets", "--json", home=tmp_path).json()

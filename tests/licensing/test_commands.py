@@ -206,6 +206,7 @@ def test_an_unencrypted_key_is_pointed_out(tmp_path: Path) -> None:
             "evaluation", "--output", tmp_path / "x")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_program_that_trusts_a_test_key_is_another_program(own_home: Path, tmp_path: Path) -> None:
     """The way for other tests: `trusting` in a child process; the product itself never does."""
     file = VENDOR.file(tmp_path, VENDOR.license(Tier.SITE, first=TODAY))

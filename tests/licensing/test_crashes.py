@@ -175,6 +175,7 @@ def _require_exact(home: Path, license: License, promised: list[str], *, deaths:
     return len(commits)
 
 
+@pytest.mark.slow
 def test_thirty_killed_processes_neither_lose_nor_invent_a_unit(tmp_path: Path) -> None:
     promised = _kill_at_random(tmp_path, PLENTY, kills=30, together=3)
     used = _require_exact(tmp_path, PLENTY, promised, deaths=33)
@@ -224,6 +225,7 @@ def _die_before_statement(home: Path, number: int) -> None:
     os._exit(7)
 
 
+@pytest.mark.slow
 def test_a_death_before_each_statement_leaves_the_ledger_whole(tmp_path: Path) -> None:
     """Not at random: before every single thing that the ledger says to its database."""
     used, number = set(), 0

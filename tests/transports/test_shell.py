@@ -193,6 +193,7 @@ class Counting(Pipes):
             self.waiting.popleft()
 
 
+@pytest.mark.slow
 def test_questions_do_not_pile_up() -> None:
     """More than fits into the pipe between sshd and the shell, and both would wait for each other."""
     pairs = tuple((at, 4096) for at in range(0, BLOCK_SIZE, 20480))

@@ -270,6 +270,7 @@ def test_a_server_of_another_kind() -> None:
         assert f"127.0.0.1:{port} is not an SSH server" in refused_by(port).message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("banner", [b"", b"SSH-2.0-OpenSSH_9.9\r\n"])
 def test_a_server_that_says_nothing_more(banner: bytes) -> None:
     def serve(connection: socket.socket) -> None:
@@ -281,6 +282,7 @@ def test_a_server_that_says_nothing_more(banner: bytes) -> None:
         assert "did not answer within 1 s" in refused_by(port, seconds=1.0).message
 
 
+@pytest.mark.slow
 def test_a_server_that_talks_without_end() -> None:
     def serve(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
