@@ -7,6 +7,7 @@ can look at its size, and the one in C ends the process at some thousands of bra
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,14 +65,15 @@ class Unreadable(Exception):
 
 
 @dataclass(slots=True)
-class Node:
+class Node(ABC):
     """A value and where it stands; `size` counts the values in it, aliases filled in."""
 
     mark: Mark
     size: int = 1
 
+    @abstractmethod
     def plain(self) -> Plain:
-        raise NotImplementedError
+        """What it says, without the places."""
 
 
 @dataclass(slots=True)
@@ -109,12 +111,10 @@ class Table(Node):
 def find(node: Node, place: Place) -> Mark:
     """Where the value at `place` stands, or what is nearest to it: the key, or what it should be in."""
     for step in place:
-        if isinstance(node, Table) and step in node.entries:
-            node = node.entries[str(step)].value
-        elif isinstance(node, Items) and isinstance(step, int) and step < len(node.values):
-            node = node.values[step]
-        else:
+        inner = _within(node, step)
+        if inner is None:
             break
+        node = inner
     return node.mark
 
 
@@ -127,14 +127,19 @@ def find_key(node: Node, place: Place) -> Mark:
 
 
 def get(node: Node, place: Place) -> Node | None:
+    found: Node | None = node
     for step in place:
-        if isinstance(node, Table) and step in node.entries:
-            node = node.entries[str(step)].value
-        elif isinstance(node, Items) and isinstance(step, int) and step < len(node.values):
-            node = node.values[step]
-        else:
-            return None
-    return node
+        found = _within(found, step) if found else None
+    return found
+
+
+def _within(node: Node, step: str | int) -> Node | None:
+    """The value under a key, or with a number."""
+    if isinstance(node, Table) and step in node.entries:
+        return node.entries[str(step)].value
+    if isinstance(node, Items) and isinstance(step, int) and step < len(node.values):
+        return node.values[step]
+    return None
 
 
 def read_text(path: Path) -> str:

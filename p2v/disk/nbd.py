@@ -1,4 +1,4 @@
-"""A disk behind a local NBD socket, read with libnbd (`python3-libnbd`)."""
+"""A disk image of any format, served by qemu-nbd on a local socket and read with libnbd (python3-libnbd)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from p2v import command
 from p2v.disk.device import READ_ERRORS, BlockDevice, PlainReads
 from p2v.errors import ReadError, TransportError
-from p2v.model import MiB
+from p2v.model import ImageFormat, MiB
 
+START_SECONDS = 20.0
 LISTEN_SECONDS = 10.0
 POLL_SECONDS = 0.02
 LARGEST_READ = 16 * MiB
@@ -50,6 +53,26 @@ class NbdDevice(PlainReads):
             if getattr(error, "errnum", None) in READ_ERRORS:
                 raise ReadError(message, offset=offset) from error
             raise TransportError(message) from error
+
+
+@contextmanager
+def serve_image(path: Path, image_format: ImageFormat) -> Iterator[Path]:
+    """qemu-nbd on a private socket, read-only, for as long as the block lasts.
+
+    Raises TransportError, and TargetError where qemu-nbd is not installed.
+    """
+    tool = command.need_tool("qemu-nbd", reason=f"read {image_format} images", package="qemu-utils")
+    with TemporaryDirectory(prefix="p2v-nbd-") as folder:
+        socket = Path(folder) / "image.sock"
+        options = ["--read-only", "--persistent", "--shared=4", f"--format={image_format}"]
+        argv = [tool, *options, f"--socket={socket}", str(path)]
+        with command.start(argv) as child:
+            deadline = time.monotonic() + START_SECONDS
+            while not socket.exists():
+                if child.poll() is not None or time.monotonic() > deadline:
+                    raise TransportError(f"qemu-nbd cannot serve {path}")
+                time.sleep(POLL_SECONDS)
+            yield socket
 
 
 @contextmanager

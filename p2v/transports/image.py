@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from p2v import command
 from p2v.disk import layout
 from p2v.disk.device import BlockDevice, open_file_device
-from p2v.disk.nbd import open_nbd_device
+from p2v.disk.nbd import open_nbd_device, serve_image
 from p2v.errors import TransportError, UsageError
 from p2v.model import Disk, Firmware, GiB, ImageFormat, Machine, Partition, TableKind
 from p2v.transports.base import Guard, SnapshotKeeper, Survey
@@ -29,7 +27,6 @@ DEFAULT_CPUS = 2
 DEFAULT_MEMORY = 2 * GiB
 ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 BIOS_BOOT_TYPE = "21686148-6449-6e6f-744e-656564454649"
-START_SECONDS = 20.0
 DISK_NAME = re.compile(
     r"(?:/dev/)?(?P<name>(?:[shv]|xv)d[a-z]{1,2}|nvme\d{1,2}n\d|mmcblk\d|cciss/c\dd\d{1,2})="
 )
@@ -132,7 +129,7 @@ def _open(image: OpenImage) -> Iterator[BlockDevice]:
         with open_file_device(path, sector_size=image.sector_size) as device:
             yield device
     else:
-        with _serve(path, image.format) as socket, open_nbd_device(socket, image.sector_size) as served:
+        with serve_image(path, image.format) as socket, open_nbd_device(socket, image.sector_size) as served:
             yield served
 
 
@@ -147,23 +144,6 @@ def _firmware(partitions: tuple[Partition, ...]) -> Firmware:
     """UEFI where there is an EFI system partition and nothing that only a BIOS needs."""
     types = {partition.type_id for partition in partitions}
     return Firmware.UEFI if ESP_TYPE in types and BIOS_BOOT_TYPE not in types else Firmware.BIOS
-
-
-@contextmanager
-def _serve(path: Path, image_format: ImageFormat) -> Iterator[Path]:
-    """qemu-nbd on a private socket, read-only, for as long as the block lasts."""
-    tool = command.need_tool("qemu-nbd", reason=f"read {image_format} images", package="qemu-utils")
-    with TemporaryDirectory(prefix="p2v-nbd-") as folder:
-        socket = Path(folder) / "image.sock"
-        options = ["--read-only", "--persistent", "--shared=4", f"--format={image_format}"]
-        argv = [tool, *options, f"--socket={socket}", str(path)]
-        with command.start(argv) as child:
-            deadline = time.monotonic() + START_SECONDS
-            while not socket.exists():
-                if child.poll() is not None or time.monotonic() > deadline:
-                    raise TransportError(f"qemu-nbd cannot serve {path}")
-                time.sleep(0.05)
-            yield socket
 
 
 def image_format(path: Path) -> ImageFormat:
