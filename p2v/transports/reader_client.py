@@ -27,7 +27,9 @@ them are ever held than the window of the SSH channel.
 
 BATCH_REQUESTS = 16
 BATCH_BYTES = 4 * MiB
-"""Requests go out together until they ask for this much: a packet for each is work on both sides."""
+"""Requests go out together until they ask for this much: a packet for each is work on both sides. Less than
+what is in flight at the most, so that an answer is never waited for whose request was not sent.
+"""
 
 PAGED = 256 * 1024
 SLACK = 64 * 1024
@@ -125,32 +127,26 @@ class ReaderClient:
         """Keep several requests on their way; the caller takes each answer's payload before the next."""
         self._settle()
         waiting: deque[tuple[int, BlockRequest]] = deque()
-        batch = _Batch(self._line)
+        batch = _Batch(self._line, self._owed)
         asked = 0
         for request in requests:
-            tag = self._new_tag()
+            tag = self._next_tag()
             waiting.append((tag, request))
-            batch.add(_packed(disk, op, tag, request), request.data_size)
+            batch.add(tag, _packed(disk, op, tag, request), request.data_size)
             asked += request.data_size
             while len(waiting) >= IN_FLIGHT or (asked > BYTES_IN_FLIGHT and len(waiting) > 1):
                 asked -= waiting[0][1].data_size
-                yield self._answer(waiting, batch)
+                yield self._answer(waiting)
         batch.send()
         while waiting:
-            yield self._answer(waiting, batch)
+            yield self._answer(waiting)
 
-    def _answer(
-        self, waiting: deque[tuple[int, BlockRequest]], batch: _Batch
-    ) -> tuple[BlockRequest, Response]:
-        if batch.requests >= len(waiting):
-            batch.send()  # nothing else is on its way
+    def _answer(self, waiting: deque[tuple[int, BlockRequest]]) -> tuple[BlockRequest, Response]:
         tag, request = waiting.popleft()
         return request, self._head(tag, limit=frames.MAX_LENGTH + SLACK)
 
-    def _new_tag(self) -> int:
-        tag = next(self._tags) & 0xFFFFFFFF
-        self._owed.append(tag)
-        return tag
+    def _next_tag(self) -> int:
+        return next(self._tags) & 0xFFFFFFFF
 
     def _settle(self) -> None:
         """Take answers off the line that nobody waits for any more: a map may give up in the middle of a
@@ -182,7 +178,8 @@ class ReaderClient:
 
     def _ask_json(self, pack: Callable[[int], bytes]) -> dict[str, object]:
         self._settle()
-        tag = self._new_tag()
+        tag = self._next_tag()
+        self._owed.append(tag)
         self._line.write(pack(tag))
         response = self._head(tag, limit=frames.MAX_JSON)
         payload = self._exactly(response.payload_size)
@@ -217,19 +214,18 @@ class ReaderClient:
 
 
 class _Batch:
-    """Requests that wait to be sent together."""
+    """Requests that wait to be sent together; an answer is owed to a request once it was sent."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, owed: deque[int]) -> None:
         self._line = line
+        self._owed = owed
+        self._tags: list[int] = []
         self._packed: list[bytes] = []
         self._asked = 0
 
-    @property
-    def requests(self) -> int:
-        return len(self._packed)
-
-    def add(self, packed: bytes, asked: int) -> None:
+    def add(self, tag: int, packed: bytes, asked: int) -> None:
         """One request, which asks for `asked` bytes; sends them all when it is time."""
+        self._tags.append(tag)
         self._packed.append(packed)
         self._asked += asked
         if len(self._packed) >= BATCH_REQUESTS or self._asked >= BATCH_BYTES:
@@ -237,8 +233,9 @@ class _Batch:
 
     def send(self) -> None:
         if self._packed:
+            self._owed.extend(self._tags)
             self._line.write(b"".join(self._packed))
-            self._packed, self._asked = [], 0
+            self._tags, self._packed, self._asked = [], [], 0
 
 
 def _packed(disk: int, op: Op, tag: int, request: BlockRequest) -> bytes:

@@ -49,6 +49,18 @@ def test_pieces_from_several_devices(tmp_path: Path) -> None:
         assert plain.read(3 * MiB, 4096) == disk.read_bytes()[3 * MiB : 3 * MiB + 4096]
 
 
+def test_a_piece_over_a_hole_is_read_from_its_device(tmp_path: Path) -> None:
+    disk, one = tmp_path / "disk", file(tmp_path, "one", BLOCK_SIZE)
+    with disk.open("wb") as sparse:
+        sparse.truncate(2 * BLOCK_SIZE)
+    request = BlockRequest(0, 0, BLOCK_SIZE, ((0, BLOCK_SIZE),))
+    with reader() as client:
+        plain = RemoteDisk(client, str(disk), sector_size=512, live=True)
+        assert next(plain.fetch([request])).empty
+        (block,) = plain.composed([Piece(0, BLOCK_SIZE, str(one), 0)]).fetch([request])
+        assert bytes(block.data) == one.read_bytes()
+
+
 def test_a_snapshot_that_is_gone_is_an_error(tmp_path: Path) -> None:
     disk = file(tmp_path, "disk", MiB)
     with reader() as client:

@@ -273,6 +273,16 @@ def test_what_was_given_up_in_the_middle_does_not_spoil_the_next_question(disk: 
             next(given_up)
 
 
+def test_what_was_given_up_before_it_was_sent_is_not_waited_for(disk: Path) -> None:
+    """Small requests go out in groups: of those given up, some may still wait for theirs."""
+    with reader() as client:
+        remote = RemoteDisk(client, str(disk), sector_size=512, live=True)
+        given_up = remote.read_many([(at * 4096, 10) for at in range(200)])
+        for _ in range(3):
+            next(given_up)
+        assert remote.read(0, 5) == disk.read_bytes()[:5]
+
+
 def test_a_talkative_profile_is_passed_over(disk: Path) -> None:
     with reader(noise=b"Welcome to metal12!\n\x00P2V it is not\n") as client:
         assert client.open(str(disk))[1] == disk.stat().st_size
