@@ -182,9 +182,39 @@ class Nic:
     gateway: str = ""
 
 
+class ProductType(StrEnum):
+    """What a Windows is sold as: `ProductType` of `Control\\ProductOptions` (WinNT, LanmanNT, ServerNT)."""
+
+    WORKSTATION = "workstation"
+    DOMAIN_CONTROLLER = "domain-controller"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class WindowsSystem:
+    """The version of a Windows, as its kernel counts: 5.1 is XP, 6.1 is 7, 10.0 with build 26100 is 2025.
+
+    `root` is its folder on the volume that holds it, as it is written there: `/Windows`.
+    """
+
+    major: int
+    minor: int
+    build: int
+    product_type: ProductType = ProductType.WORKSTATION
+    edition: str = ""
+    root: str = "/Windows"
+
+    @property
+    def version(self) -> tuple[int, int]:
+        return (self.major, self.minor)
+
+
 @dataclass(frozen=True, slots=True)
 class OperatingSystem:
-    """`family` is the conversion that serves it (`debian`, …), empty where none does; `id` is os-release."""
+    """`family` is the conversion that serves it (`debian`, …), empty where none does; `id` is os-release.
+
+    Of a Windows, `id` is `windows`, `version` is `10.0.19041`, and `windows` says more.
+    """
 
     id: str
     version: str
@@ -192,6 +222,7 @@ class OperatingSystem:
     family: str
     architecture: str = "x86_64"
     machine_id: str = ""
+    windows: WindowsSystem | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -530,6 +561,23 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class RegistryChange:
+    """One value or key of a Windows guest's registry that was changed.
+
+    `hive` is the file in the guest, `name` None for a whole key and empty for the default value; `before` and
+    `after` are values as .reg files show them, empty where there was none.
+    """
+
+    kind: ChangeKind
+    hive: str
+    key: str
+    name: str | None
+    reason: str
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Conversion:
     """What was changed in the guest, and what it can use *now*: the VM is described from this."""
 
@@ -539,6 +587,8 @@ class Conversion:
     nic_model: NicModel
     serial_console: bool
     warnings: tuple[str, ...] = ()
+    registry: tuple[RegistryChange, ...] = ()
+    clock: Clock = Clock.UTC
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ LAYERS = (
     {"p2v.model", "p2v.errors"},
     {
         "p2v.guest_wishes", "p2v.grades", "p2v.ui", "p2v.command", "p2v.atomic", "p2v.log", "p2v.journal",
-        "p2v.retry", "p2v.watchdog", "p2v.globbing",
+        "p2v.retry", "p2v.watchdog", "p2v.globbing", "p2v.restore.model",
     },
     {"p2v.disk", "drivers", "conversions", "p2v.accelerator", "p2v.vsphere"},
     {
@@ -30,6 +30,7 @@ LAYERS = (
     {"p2v.from_snapshots"},
     {"p2v.live"},
     {"p2v.rooms", "p2v.outputs", "p2v.capture", "p2v.licenses"},
+    {"p2v.restore"},
     {"p2v.pipeline"},
     {"p2v.batch"},
     {"p2v.doctor", "p2v.options"},
@@ -55,7 +56,7 @@ ONLY = {
 
 DOORS = {
     "guestfs": {"p2v/guest.py", "p2v/doctor.py"},
-    "hivex": {"p2v/guest.py"},
+    "hivex": {"p2v/hives.py"},
     "subprocess": {
         "p2v/command.py",
         "p2v/transports/remote_inventory.py",
