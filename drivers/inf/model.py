@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import IntEnum, StrEnum
 
+from p2v.model import ProductType, WindowsSystem
+
 FILETIME_EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
 """FILETIME counts 100 ns since then (minwinbase.h)."""
 
@@ -25,12 +27,16 @@ class Architecture(StrEnum):
     IA64 = "ia64"
 
 
-class ProductType(IntEnum):
-    """VER_NT_*, winnt.h."""
-
-    WORKSTATION = 1
-    DOMAIN_CONTROLLER = 2
-    SERVER = 3
+_MACHINES = {
+    "x86_64": Architecture.AMD64,
+    "amd64": Architecture.AMD64,
+    "i386": Architecture.X86,
+    "i586": Architecture.X86,
+    "i686": Architecture.X86,
+    "x86": Architecture.X86,
+    "aarch64": Architecture.ARM64,
+    "arm64": Architecture.ARM64,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,16 @@ class Windows:
     architecture: Architecture
     product: ProductType = ProductType.WORKSTATION
     suites: int = 0
+
+    @classmethod
+    def of(cls, system: WindowsSystem, architecture: str) -> Windows | None:
+        """From what a probe saw, `architecture` as `uname -m` says it; None for one that has no drivers
+        here.
+        """
+        known = _MACHINES.get(architecture.lower())
+        if known is None:
+            return None
+        return cls(system.major, system.minor, system.build, known, system.product_type)
 
     def __str__(self) -> str:
         return f"Windows {self.major}.{self.minor}.{self.build} ({self.architecture})"
@@ -224,7 +240,7 @@ class DriverPackage:
 
     `descriptors` and `installs` hold what applies to that Windows; every file was checked. `catalog` is the
     catalogue's path in the pack, "" where drivers carry their signatures themselves. `contents` are the files
-    of the package: INF, catalogue, payload of every section that applies.
+    of the package: INF, catalogue, payload of every section that applies. `warnings` are sentences.
     """
 
     inf: str  # path in the pack
@@ -242,6 +258,7 @@ class DriverPackage:
     installs: tuple[InstallSection, ...]
     contents: tuple[str, ...]
     strings: tuple[tuple[str, str], ...]  # tokens in lower case
+    warnings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
