@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from conversions import alpine, arch, debian, generic, redhat, suse
+from conversions.nt.registry import HiveOpener
 from conversions.protocol import GuestFiles
 from conversions.request import Request
 from drivers.pack import DriverPack
@@ -52,10 +53,12 @@ def convert(
     pack: DriverPack,
     clean_up: CleanUp | None = None,
     first_boot: bytes = b"",
+    hives: HiveOpener | None = None,
 ) -> Conversion:
     """Make a mounted guest boot on `platform`, and say what it can use there.
 
     `clean_up` is what the user chose beyond that; `first_boot` is the content of the script that it names.
+    `hives` opens the registry of a Windows.
 
     `machine` holds the captured disks only, in the order of the images, and its system. Raises GuestError
     where no family serves the system, or where its conversion finds that it cannot work.
@@ -63,9 +66,8 @@ def convert(
     name = machine.os.family if machine.os else ""
     for family in FAMILIES:
         if family.name == name:
-            request = Request(
-                machine, tuple(nics), firmware, platform, pack, clean_up or CleanUp(), first_boot
-            )
+            wishes = clean_up or CleanUp()
+            request = Request(machine, tuple(nics), firmware, platform, pack, wishes, first_boot, hives=hives)
             return family.convert(guest, request)
     system = machine.os.name if machine.os else "An unknown system"
     served = ", ".join(family.name for family in FAMILIES)

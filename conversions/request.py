@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from conversions.nt.registry import HiveOpener
 from drivers.pack import DriverPack, LinuxDriver
 from p2v.model import CleanUp, Firmware, Machine, PlannedNic, Platform
 
@@ -12,7 +13,7 @@ from p2v.model import CleanUp, Firmware, Machine, PlannedNic, Platform
 class Request:
     """`machine` holds the disks that were captured, no others, and the system that is on them.
 
-    `first_boot` is the content of the script that `clean_up` names.
+    `first_boot` is the content of the script that `clean_up` names. A Windows needs `hives`.
     """
 
     machine: Machine
@@ -22,6 +23,7 @@ class Request:
     pack: DriverPack
     clean_up: CleanUp = field(default_factory=CleanUp)
     first_boot: bytes = b""
+    hives: HiveOpener | None = None
 
     @property
     def linux_drivers(self) -> tuple[LinuxDriver, ...]:
