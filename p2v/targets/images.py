@@ -245,7 +245,7 @@ def _plain(job: ImageJob, reader: OverlayReader) -> Iterator[tuple[Sink, Callabl
             command.check([*words, str(reader.size)], timeout=CREATE_SECONDS, reason=f"make {job.unfinished}")
         else:
             os.truncate(job.unfinished, reader.size)
-    with raw_copy(job.unfinished, reader.size) as copy:
+    with raw_copy(job.unfinished, reader.size, reader.known_digest) as copy:
 
         def finish() -> str:
             with writing(job.unfinished):

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from p2v import command
-from p2v.errors import TargetError
+from p2v.disk.digests import BlockSet, DigestTable, read_table
+from p2v.errors import TargetError, VerifyError
 from p2v.model import BLOCK_SIZE
 
 MAP_SECONDS = 600.0
@@ -35,13 +36,29 @@ class Piece:
         return self.start + self.length
 
 
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """The digests with which a disk was captured, and the blocks in which its overlay changed anything."""
+
+    digests: DigestTable
+    changed: BlockSet
+
+
 class OverlayReader:
     """A disk of `size` bytes. Raises TargetError where it cannot be read."""
 
-    def __init__(self, size: int, pieces: Sequence[Piece], handles: Sequence[int]) -> None:
+    def __init__(
+        self, size: int, pieces: Sequence[Piece], handles: Sequence[int], captured: Captured | None = None
+    ) -> None:
         self.size = size
         self._pieces = pieces
         self._handles = handles
+        self._captured = captured
+
+    def known_digest(self, index: int) -> bytes | None:
+        """That of block `index` where the source made it, None where the conversion touched the block."""
+        captured = self._captured
+        return None if captured is None or index in captured.changed else captured.digests[index]
 
     @property
     def used(self) -> int:
@@ -86,10 +103,26 @@ def open_overlay(path: Path) -> Iterator[OverlayReader]:
     chain = _ask("info", "--backing-chain", "--output=json", overlay)
     files = [overlay, *(Path(layer["full-backing-filename"]) for layer in chain[:-1])]
     size = int(chain[0]["virtual-size"])
-    pieces = [_piece(entry, overlay) for entry in _ask("map", "--output=json", "-f", "qcow2", overlay)
-              if entry["data"] and not entry["zero"]]  # fmt: skip
+    entries = _ask("map", "--output=json", "-f", "qcow2", overlay)
+    pieces = [_piece(entry, overlay) for entry in entries if entry["data"] and not entry["zero"]]
+    captured = _captured(files, size, entries) if chain[-1]["format"] == "raw" else None
     with ExitStack() as stack:
-        yield OverlayReader(size, pieces, [_open(file, stack) for file in files])
+        yield OverlayReader(size, pieces, [_open(file, stack) for file in files], captured)
+
+
+def _captured(files: Sequence[Path], size: int, entries: Sequence[dict[str, Any]]) -> Captured | None:
+    """What a capture has left beside its image, where the chain stands on one."""
+    base, table = files[-1], files[-1].with_suffix(".digest")
+    if not table.exists() or base.stat().st_size != size:
+        return None
+    changed = BlockSet(size)
+    for entry in entries:
+        if entry["depth"] != len(files) - 1:
+            changed.add_range(int(entry["start"]), int(entry["length"]))
+    try:
+        return Captured(read_table(table, size), changed)
+    except VerifyError:
+        return None
 
 
 def _piece(entry: dict[str, Any], overlay: Path) -> Piece:

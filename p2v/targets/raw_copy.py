@@ -1,6 +1,7 @@
 """A disk written as it is, holes left out: raw images, the data of a flat VMDK, of a fixed VHD.
 
-Each used byte is read once, digested on its way and written once; nothing is read back.
+Each used byte is read once and written once; nothing is read back. Blocks that are as they were captured keep
+the digest that was made where they were read, the others are digested on their way.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,27 +27,40 @@ WORKERS = max(2, min(4, os.cpu_count() or 2))
 _ZEROS = bytes(GRAIN)
 
 
+KnownDigest = Callable[[int], bytes | None]
+"""The digest of a block, by its number, where somebody has made it already."""
+
+
+def nothing_known(_index: int) -> None:
+    return None
+
+
 @contextmanager
-def raw_copy(path: Path, disk_size: int) -> Iterator[RawCopy]:
+def raw_copy(path: Path, disk_size: int, known: KnownDigest = nothing_known) -> Iterator[RawCopy]:
     """A disk that is written to the start of an existing file that is zero there, and at least as long."""
     with path.open("r+b", buffering=0) as file, ThreadPoolExecutor(WORKERS) as pool:
-        yield RawCopy(file.fileno(), pool, disk_size)
+        yield RawCopy(file.fileno(), pool, disk_size, known)
 
 
 class RawCopy:
     """A file that is being written: digests are made and the disk works while more is read."""
 
-    def __init__(self, handle: int, pool: ThreadPoolExecutor, disk_size: int) -> None:
+    def __init__(self, handle: int, pool: ThreadPoolExecutor, disk_size: int, known: KnownDigest) -> None:
         self._handle = handle
         self._pool = pool
         self._disk_size = disk_size
+        self._known = known
         self._waiting: deque[tuple[int, Future[bytes]]] = deque()
         self._unsynced = 0
         self._syncing: Future[None] | None = None
         self._digests: dict[int, bytes] = {}
 
     def write(self, offset: int, block: bytearray) -> None:
-        self._waiting.append((offset // BLOCK_SIZE, self._pool.submit(_digest, block)))
+        index = offset // BLOCK_SIZE
+        if known := self._known(index):
+            self._digests[index] = known
+        else:
+            self._waiting.append((index, self._pool.submit(_digest, block)))
         for start, end in _runs(block):
             _write_all(self._handle, memoryview(block)[start:end], offset + start)
             self._unsynced += end - start

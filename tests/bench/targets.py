@@ -3,14 +3,16 @@ convert`.
 
 Without IMAGE, that of the machine that the end-to-end tests convert.
 
-Both sides start from the same overlay on the same raw image in the page cache, write the same kind of image,
-and end with it on the disk (fsync). p2v's side also compares the image with what it was written from and
-makes its digest. Prints one table and writes the numbers as JSON.
+Both sides start from the same overlay on the same raw image in the page cache, with digests beside it as a
+capture leaves them, write the same kind of image, and end with it on the disk (fsync). p2v's side also
+compares what qemu-img wrote with what it was written from, and makes a digest of it. Prints one table and
+writes the numbers as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -23,7 +25,7 @@ from pathlib import Path
 
 from fixtures.build import SPECS, build
 from p2v import command
-from p2v.model import DiskBus, ImageFormat, VirtualDisk
+from p2v.model import BLOCK_SIZE, DiskBus, ImageFormat, VirtualDisk
 from p2v.targets.images import ImageJob, Images, make_overlay, write_images
 from p2v.targets.packages import write_packages
 from tests.bench.__main__ import machine
@@ -79,10 +81,18 @@ def main() -> None:
 
 
 def measure(image: Path, folder: Path, rounds: int, kinds: list[str]) -> list[Row]:
-    overlay = folder / "overlay.qcow2"
-    make_overlay(image.resolve(), overlay)
+    overlay, capture = folder / "overlay.qcow2", folder / "disk0.raw"
+    capture.symlink_to(image.resolve())
+    capture.with_suffix(".digest").write_bytes(digests_of(capture))
+    make_overlay(capture, overlay)
     command.check(["cksum", image], timeout=TIME_LIMIT, reason="warm the page cache")
     return [compare(kind, overlay, folder / "out", rounds) for kind in kinds]
+
+
+def digests_of(image: Path) -> bytes:
+    with image.open("rb") as file:
+        blocks = iter(lambda: file.read(BLOCK_SIZE), b"")
+        return b"".join(hashlib.sha256(block).digest() for block in blocks)
 
 
 def side_by_side(folder: Path, rounds: int) -> tuple[float, float]:

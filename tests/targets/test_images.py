@@ -133,9 +133,13 @@ def test_digests(image_format: ImageFormat, subformat: str, overlay: Path, tmp_p
 
 def by_blocks(data: bytes) -> str:
     table = DigestTable(len(data))
-    for index, start in enumerate(range(0, len(data), BLOCK_SIZE)):
-        table[index] = hashlib.sha256(data[start : start + BLOCK_SIZE]).digest()
+    for index, digest in enumerate(block_digests(data)):
+        table[index] = digest
     return table.summary
+
+
+def block_digests(data: bytes) -> list[bytes]:
+    return [hashlib.sha256(data[at : at + BLOCK_SIZE]).digest() for at in range(0, len(data), BLOCK_SIZE)]
 
 
 @pytest.mark.parametrize("subformat", ["", "fixed"])
@@ -537,3 +541,33 @@ def test_every_platform_names_a_kind_that_can_be_written() -> None:
     ):
         platform = find_target(words).platform
         assert (platform.image_format, platform.subformat) in known
+
+
+@pytest.mark.parametrize("subformat", ["", "fixed"])
+def test_blocks_left_alone_keep_the_digest_of_the_capture(
+    subformat: str, overlay: Path, expected: bytes, tmp_path: Path
+) -> None:
+    """The digest is that of the file; but if the capture changed since, it is that of what was captured."""
+    capture = tmp_path / "disk0.raw"
+    with capture.open("wb") as file:
+        file.truncate(SIZE)
+        for start in (0, 76 * MiB, 148 * MiB, SIZE - 512):
+            os.pwrite(file.fileno(), expected[start : start + 4 * MiB], start)
+    (tmp_path / "disk0.digest").write_bytes(b"".join(block_digests(capture.read_bytes())))
+    mine = tmp_path / "overlay.qcow2"
+    make_overlay(capture, mine)
+    words = [word for change in ("write -P 0x5a 1M 70k", "write -z 148M 1M") for word in ("-c", change)]
+    command.check(["qemu-io", *words, mine], timeout=30, reason="change the disk")
+    image_format = ImageFormat.VHD if subformat else ImageFormat.RAW
+    folder = tmp_path / "out"
+    folder.mkdir()
+
+    (image,) = write(mine, folder, image_format, subformat)
+    sound = by_blocks((folder / image.path).read_bytes())
+    assert image.digest == sound
+
+    with capture.open("r+b") as file:
+        os.pwrite(file.fileno(), b"rotten", 77 * MiB)
+    (image,) = write(mine, folder, image_format, subformat)
+    assert image.digest != by_blocks((folder / image.path).read_bytes())
+    assert image.digest == sound or subformat  # the footer of a VHD holds the time
