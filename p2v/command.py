@@ -109,10 +109,12 @@ def start(
     *,
     log: IO[bytes] | int = subprocess.DEVNULL,
     env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[Child]:
     """A child that runs beside us and never outlives the block: asked to stop, then ended.
 
-    It gets its own process group, so that Ctrl-C reaches us alone and the close order stays ours.
+    It gets its own process group, so that Ctrl-C reaches us alone and the close order stays ours. `pass_fds`
+    are descriptors that it keeps, under their numbers.
     """
     words = [str(word) for word in argv]
     try:
@@ -123,6 +125,7 @@ def start(
             stderr=log,
             env=child_environment(env),
             start_new_session=True,
+            pass_fds=pass_fds,
         )
     except FileNotFoundError as error:
         raise TargetError(f"Cannot run {words[0]}: no such program", hint="Try: p2v doctor") from error

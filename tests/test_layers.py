@@ -21,7 +21,7 @@ LAYERS = (
         "p2v.plan", "p2v.transports", "p2v.targets", "p2v.guest", "p2v.proof", "p2v.run", "p2v.licensing",
         "p2v.job",
     },
-    {"p2v.guest_mounts"},
+    {"p2v.hives", "p2v.hive_child", "p2v.guest_mounts", "p2v.guest_volumes"},
     {"p2v.guest_unlock"},
     {"p2v.guest_inspect", "p2v.rediscovery"},
     {"p2v.house", "p2v.probe", "p2v.parallel"},
@@ -56,7 +56,7 @@ ONLY = {
 
 DOORS = {
     "guestfs": {"p2v/guest.py", "p2v/doctor.py"},
-    "hivex": {"p2v/hives.py"},
+    "hivex": {"p2v/hive_child.py"},
     "subprocess": {
         "p2v/command.py",
         "p2v/transports/remote_inventory.py",
