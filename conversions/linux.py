@@ -23,6 +23,7 @@ from conversions.request import Request
 from conversions.storage import rewrite_storage, warn_about_hardware
 from conversions.uefi import ensure_fallback_loader
 from conversions.updates import Updates
+from drivers.physical import NAME as METAL
 from p2v.errors import GuestError
 from p2v.model import Conversion, DiskBus, Firmware, NicModel
 
@@ -65,8 +66,9 @@ def convert_linux(
     builder.rewrite_devices(names)
     for step in (network, *steps):
         step(changes, request)
-    loader.add_serial_console()
-    add_login(changes)
+    if request.platform.name != METAL:  # there, a serial console would take the questions of the boot
+        loader.add_serial_console()
+        add_login(changes)
     if request.firmware is Firmware.UEFI:
         ensure_fallback_loader(changes, loader.name)
 

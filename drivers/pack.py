@@ -16,19 +16,34 @@ class LinuxDriver:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceId:
+    """A device of a physical machine: `alias` is what its bus calls it (`pci:v00008086d…`), `driver` what
+    drives it where it was seen, empty where nothing does.
+    """
+
+    alias: str
+    driver: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DiskChoice:
-    """A disk bus, and all that a Linux kernel needs to find its root filesystem there."""
+    """A disk bus, and all that a Linux kernel needs to find its root filesystem there.
+
+    Of each of `devices` it needs in addition what its own modules say that they drive.
+    """
 
     bus: DiskBus
     needed: tuple[LinuxDriver, ...]
+    devices: tuple[DeviceId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class NicChoice:
-    """A network card, and what a Linux kernel needs to drive it."""
+    """A network card, and what a Linux kernel needs to drive it; `devices` as of a disk bus."""
 
     model: NicModel
     needed: tuple[LinuxDriver, ...]
+    devices: tuple[DeviceId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,8 @@ class DiskBus(StrEnum):
     BUSLOGIC = "buslogic"
     HYPERV_SCSI = "hyperv-scsi"
     XEN_BLK = "xen-blk"
+    METAL = "metal"
+    """Whatever the physical machine has: its drivers follow from the ids of its devices."""
 
 
 class NicModel(StrEnum):
@@ -56,6 +58,7 @@ class NicModel(StrEnum):
     PCNET = "pcnet"
     NETVSC = "netvsc"
     XEN_NET = "xen-net"
+    METAL = "metal"
 
 
 class ImageFormat(StrEnum):

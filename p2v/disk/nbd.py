@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +20,11 @@ LISTEN_SECONDS = 10.0
 POLL_SECONDS = 0.02
 LARGEST_READ = 16 * MiB
 """Servers refuse reads above 32 MiB (NBD protocol, "maximum payload")."""
+
+LARGEST_ZERO = 1024 * MiB
+ALLOCATION = "base:allocation"
+STATE_ZERO = 2
+"""NBD_STATE_ZERO of the context base:allocation."""
 
 
 class NbdDevice(PlainReads):
@@ -55,17 +60,86 @@ class NbdDevice(PlainReads):
             raise TransportError(message) from error
 
 
+class NbdWriter(NbdDevice):
+    """An image of which single places are written, too."""
+
+    def write(self, offset: int, content: bytes) -> None:
+        """Raises TransportError where it cannot be written, or where it has no such place."""
+        self.check_range(offset, len(content), "the image")
+        for start in range(0, len(content), LARGEST_READ):
+            piece = content[start : start + LARGEST_READ]
+            self._do(f"write the image at byte {offset + start}", self._handle.pwrite, piece, offset + start)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make zeros of a range, without a buffer of that size. Raises TransportError."""
+        self.check_range(offset, length, "the image")
+        for start in range(offset, offset + length, LARGEST_ZERO):
+            step = min(LARGEST_ZERO, offset + length - start)
+            self._do(f"write the image at byte {start}", self._handle.zero, step, start)
+
+    def data(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """The (offset, length) in a range that are not known to be zeros. Raises TransportError."""
+        self.check_range(offset, length, "the image")
+        end = offset + length
+        while offset < end:
+            for size, flags in self._status(offset, min(LARGEST_ZERO, end - offset)):
+                if not flags & STATE_ZERO:
+                    yield offset, size
+                offset += size
+
+    def _status(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Sizes with their flags, in order, from `offset` on; at least one and none beyond `length`."""
+        found: list[int] = []
+
+        def take(_: str, __: int, entries: list[int], ___: int) -> int:
+            found.extend(entries)
+            return 0
+
+        self._do(f"look at the image at byte {offset}", self._handle.block_status, length, offset, take)
+        for size, flags in zip(found[::2], found[1::2], strict=True):
+            step = min(size, length)
+            length -= step
+            if step:
+                yield step, flags
+
+    def flush(self) -> None:
+        """Everything is on the disk of this machine afterwards. Raises TransportError."""
+        self._do("write the image", self._handle.flush)
+
+    def _do(self, what: str, call: Callable[..., object], *arguments: object) -> None:
+        try:
+            call(*arguments)
+        except Exception as error:  # as above
+            raise TransportError(f"Cannot {what}: {error}") from error
+
+
 @contextmanager
 def serve_image(path: Path, image_format: ImageFormat) -> Iterator[Path]:
     """qemu-nbd on a private socket, read-only, for as long as the block lasts.
 
     Raises TransportError, and TargetError where qemu-nbd is not installed.
     """
+    with _serving(path, image_format, ("--read-only", "--shared=4")) as socket:
+        yield socket
+
+
+@contextmanager
+def serve_for_writing(path: Path, image_format: ImageFormat) -> Iterator[Path]:
+    """As `serve_image`, for one that reads and writes."""
+    # What matters is flushed at the end; zeros are holes wherever the format has them.
+    with _serving(
+        path, image_format, ("--cache=writeback", "--discard=unmap", "--detect-zeroes=unmap")
+    ) as socket:
+        yield socket
+
+
+@contextmanager
+def _serving(path: Path, image_format: ImageFormat, options: Sequence[str]) -> Iterator[Path]:
     tool = command.need_tool("qemu-nbd", reason=f"read {image_format} images", package="qemu-utils")
     with TemporaryDirectory(prefix="p2v-nbd-") as folder:
         socket = Path(folder) / "image.sock"
-        options = ["--read-only", "--persistent", "--shared=4", f"--format={image_format}"]
-        argv = [tool, *options, f"--socket={socket}", str(path)]
+        argv = [tool, *options, "--persistent", f"--format={image_format}"]
+        argv += [f"--socket={socket}", str(path)]
         with command.start(argv) as child:
             deadline = time.monotonic() + START_SECONDS
             while not socket.exists():
@@ -78,6 +152,21 @@ def serve_image(path: Path, image_format: ImageFormat) -> Iterator[Path]:
 @contextmanager
 def open_nbd_device(socket: Path, sector_size: int) -> Iterator[BlockDevice]:
     """Raises TransportError where libnbd is missing or the server does not answer."""
+    with _connection(socket) as handle:
+        yield NbdDevice(handle, sector_size=sector_size)
+
+
+@contextmanager
+def open_nbd_writer(socket: Path, sector_size: int) -> Iterator[NbdWriter]:
+    """As `open_nbd_device`, of a server that takes writes; they are flushed at the end."""
+    with _connection(socket) as handle:
+        device = NbdWriter(handle, sector_size=sector_size)
+        yield device
+        device.flush()
+
+
+@contextmanager
+def _connection(socket: Path) -> Iterator[Any]:
     try:
         import nbd
     except ImportError as error:
@@ -87,7 +176,7 @@ def open_nbd_device(socket: Path, sector_size: int) -> Iterator[BlockDevice]:
     try:
         handle = _connect(nbd, socket)
         try:
-            yield NbdDevice(handle, sector_size=sector_size)
+            yield handle
         finally:
             # The binding has no close: the connection ends with the object.
             with suppress(nbd.Error):
@@ -101,6 +190,7 @@ def _connect(nbd: Any, socket: Path) -> Any:
     deadline = time.monotonic() + LISTEN_SECONDS
     while True:
         handle = nbd.NBD()
+        handle.add_meta_context(ALLOCATION)
         try:
             handle.connect_unix(str(socket))
         except nbd.Error as error:
