@@ -15,13 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from p2v.disk.digests import DigestTable, block_count, block_length
-from p2v.model import BLOCK_SIZE, KiB, MiB
+from p2v.model import BLOCK_SIZE, KiB
 
 GRAIN = 64 * KiB
 """Zeros of this length stay a hole."""
-
-SYNC_SIZE = 128 * MiB
-"""So much is handed to the disk at a time while more is read, so that the end need not wait for all of it."""
 
 WORKERS = max(2, min(4, os.cpu_count() or 2))
 _ZEROS = bytes(GRAIN)
@@ -43,7 +40,7 @@ def raw_copy(path: Path, disk_size: int, known: KnownDigest = nothing_known) -> 
 
 
 class RawCopy:
-    """A file that is being written: digests are made and the disk works while more is read."""
+    """A file that is being written; digests are made while more is read."""
 
     def __init__(self, handle: int, pool: ThreadPoolExecutor, disk_size: int, known: KnownDigest) -> None:
         self._handle = handle
@@ -51,8 +48,6 @@ class RawCopy:
         self._disk_size = disk_size
         self._known = known
         self._waiting: deque[tuple[int, Future[bytes]]] = deque()
-        self._unsynced = 0
-        self._syncing: Future[None] | None = None
         self._digests: dict[int, bytes] = {}
 
     def write(self, offset: int, block: bytearray) -> None:
@@ -63,9 +58,6 @@ class RawCopy:
             self._waiting.append((index, self._pool.submit(_digest, block)))
         for start, end in _runs(block):
             _write_all(self._handle, memoryview(block)[start:end], offset + start)
-            self._unsynced += end - start
-        if self._unsynced >= SYNC_SIZE and (self._syncing is None or self._syncing.done()):
-            self._unsynced, self._syncing = 0, self._pool.submit(os.fdatasync, self._handle)
         if len(self._waiting) > 2 * WORKERS:
             self._take()
 
@@ -73,8 +65,6 @@ class RawCopy:
         """The SHA-256 over the digests of the blocks of the whole file, which is on the disk then."""
         while self._waiting:
             self._take()
-        if self._syncing is not None:
-            self._syncing.result()
         os.fsync(self._handle)
         # What the format has behind the disk (the footer of a VHD) is in the last blocks.
         size = os.fstat(self._handle).st_size
