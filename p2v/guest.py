@@ -258,6 +258,11 @@ class Guest:
                 self._make_roots(beside, folder)
             self._handle.rename(beside, target)
 
+    def overwrite(self, path: str, content: bytes) -> None:
+        """As `write`, but into the file itself: half of it may be there after an error."""
+        with self._calling(f"write {path}"):
+            self._put(self._real(path), content)
+
     def mkdir(self, path: str) -> None:
         with self._calling(f"make {path}"):
             self._handle.mkdir_p(path)
