@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from p2v.disk.device import BlockDevice
 from p2v.model import Disk, LogicalVolume, Machine, MountedFilesystem, VolumeGroup
+
+if TYPE_CHECKING:
+    from p2v.transports.writer_client import WriterClient
 
 Took = Callable[[int], None]
 """Told of the bytes that came over the wire; may wait, and the source with it."""
@@ -174,3 +177,30 @@ class Transport(Protocol):
 
     def open_snapshots(self) -> AbstractContextManager[SnapshotKeeper]:
         """Whatever it made is removed at the end of the block. Raises TransportError for an image."""
+
+
+class Said(Protocol):
+    """What a command over there left: its exit code, standard output, and the end of standard error."""
+
+    @property
+    def code(self) -> int: ...
+
+    @property
+    def stdout(self) -> bytes: ...
+
+    @property
+    def stderr(self) -> str: ...
+
+
+@runtime_checkable
+class RescueTransport(Transport, Protocol):
+    """A machine whose disks can be written: it runs a rescue system with Python. Errors as in `Transport`."""
+
+    def open_writer(self) -> AbstractContextManager[WriterClient]:
+        """Writes onto disks that nobody uses."""
+
+    def devices(self) -> dict[str, object]:
+        """What is plugged into the machine; not checked yet."""
+
+    def run(self, command: str, *, timeout: float, input: bytes = b"") -> Said:
+        """A command over there, as root; `timeout` is seconds."""

@@ -12,14 +12,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
+from typing import TYPE_CHECKING
 
 from p2v.disk.device import BlockDevice
 from p2v.errors import ConnectionLost, TransportError
 from p2v.model import Disk
 from p2v.transports.base import Guard, SnapshotKeeper, Survey, Took, Transport, Usage
 from p2v.transports.reader_client import ReaderClient, RemoteDisk
-from p2v.transports.ssh_session import SshAddress, SshOptions, SshSession, Stream, open_session
+from p2v.transports.ssh_session import (
+    CommandResult,
+    SshAddress,
+    SshOptions,
+    SshSession,
+    Stream,
+    open_session,
+)
 from p2v.transports.ssh_stream import STALL_SECONDS
+
+if TYPE_CHECKING:
+    from p2v.transports.writer_client import WriterClient
 
 PROBE_SECONDS = 60.0
 
@@ -34,6 +45,9 @@ BOOTSTRAP = (
     "exec(compile(s,'p2v-reader','exec'),{{'__name__':'__main__'}})"
 )
 
+
+WRITE_SECONDS = 300.0
+"""How long a disk may take to write out what it holds in its own memory, or to forget a quarter of a GiB."""
 
 GUARD_SECONDS = 300.0
 """How long a freeze may take to answer: the source writes out all that it holds in memory first."""
@@ -103,6 +117,25 @@ class SshTransport:
         with self._script("remote_snapshots.py", stall_timeout=GUARD_SECONDS) as line:
             _as_root(ReaderClient(line).hello())
             yield SnapshotClient(line)
+
+    @contextmanager
+    def open_writer(self) -> Iterator[WriterClient]:
+        """The one way to write onto disks over there: those of a machine that runs a rescue system."""
+        from p2v.transports.writer_client import WriterClient
+
+        with self._script("remote_writer.py", stall_timeout=WRITE_SECONDS) as line:
+            writer = WriterClient(line, _as_root(ReaderClient(line).hello()))
+            yield writer
+            writer.quit()
+
+    def devices(self) -> dict[str, object]:
+        """What is plugged into the machine, as it says it itself."""
+        with self._script("remote_devices.py") as line:
+            return _as_root(ReaderClient(line).hello())
+
+    def run(self, command: str, *, timeout: float, input: bytes = b"") -> CommandResult:
+        """A command over there as root; `timeout` is seconds. Raises TransportError."""
+        return self._session.run(self._session.privilege_prefix + command, timeout=timeout, input=input)
 
     @contextmanager
     def _reader(self) -> Iterator[ReaderClient]:
