@@ -61,6 +61,11 @@ class Changes:
         after = self.guest.sha256(destination)
         self._record(Change(ChangeKind.REBUILT, destination, reason, before, after))
 
+    def record_bytes(self, what: str, before: bytes, after: bytes, reason: str) -> None:
+        """Note a change that was made to what is no file, such as a boot sector."""
+        digests = (hashlib.sha256(content).hexdigest() for content in (before, after))
+        self._record(Change(ChangeKind.EDITED, what, reason, *digests))
+
     def warn(self, warning: str) -> None:
         # What a guest wrote may be of any encoding, and a receipt is text.
         text = warning.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import struct
 
-from conversions.nt.registry import Hive
+from conversions.nt.registry import Hive, Readable
 from p2v.errors import GuestError
 from p2v.model import OperatingSystem, ProductType, WindowsSystem
 
@@ -29,12 +29,12 @@ PRODUCTS = {
 }
 
 
-def text_of(hive: Hive, key: str, name: str) -> str:
+def text_of(hive: Readable, key: str, name: str) -> str:
     """A string, printable and bounded; empty where there is none."""
     return next(iter(texts_of(hive, key, name)), "")
 
 
-def texts_of(hive: Hive, key: str, name: str) -> tuple[str, ...]:
+def texts_of(hive: Readable, key: str, name: str) -> tuple[str, ...]:
     """A list of strings, each printable and bounded; none where the value is no text."""
     value = hive.value(key, name)
     try:
@@ -44,7 +44,7 @@ def texts_of(hive: Hive, key: str, name: str) -> tuple[str, ...]:
     return tuple("".join(char for char in text if char.isprintable())[:TEXT_LIMIT].strip() for text in texts)
 
 
-def number_of(hive: Hive, key: str, name: str) -> int | None:
+def number_of(hive: Readable, key: str, name: str) -> int | None:
     """A DWORD or a QWORD; None where there is none."""
     value = hive.value(key, name)
     try:
@@ -53,7 +53,7 @@ def number_of(hive: Hive, key: str, name: str) -> int | None:
         return None
 
 
-def control_set(system: Hive) -> str:
+def control_set(system: Readable) -> str:
     """The control set that booted last, `ControlSet001`. Raises GuestError where the hive has none."""
     wanted = [number_of(system, SELECT, name) for name in ("Current", "Default")]
     names = [f"ControlSet{number:03d}" for number in wanted if number is not None and number < 1000]

@@ -94,10 +94,10 @@ def binary(name: str, data: bytes) -> Value:
     return Value(name, ValueType.BINARY, data)
 
 
-class Hive(Protocol):
-    """An open hive. Every method raises GuestError where the hive is damaged.
+class Readable(Protocol):
+    """What is read of an open hive. Every method raises GuestError where the hive is damaged.
 
-    Reading what is not there gives nothing, never an error. Writing makes the key and its parents.
+    Reading what is not there gives nothing, never an error.
     """
 
     def keys(self, key: str) -> tuple[str, ...]:
@@ -109,6 +109,10 @@ class Hive(Protocol):
 
     def value(self, key: str, name: str) -> Value | None:
         """`name` is compared without case; empty is the default value."""
+
+
+class Hive(Readable, Protocol):
+    """An open hive that may be written, which makes a key and its parents."""
 
     def set(self, key: str, value: Value) -> None: ...
 
