@@ -12,11 +12,11 @@ import os
 import posixpath
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from p2v.accelerator import Accelerator
 from p2v.errors import GuestError, P2VError, TargetError
@@ -31,6 +31,8 @@ LAUNCH_SECONDS = 300.0
 """A launch takes 4 s with KVM, 21 s without; the very first builds the appliance, for a minute more."""
 CALL_SECONDS = 300.0
 RUN_SECONDS = 1800.0
+T = TypeVar("T")
+
 READ_LIMIT = 64 * MiB
 MESSAGE_LIMIT = 1 * MiB
 """Larger contents do not fit into one message of libguestfs' protocol (4 MiB) with certainty."""
@@ -202,6 +204,11 @@ class Guest:
             self._handle.btrfs_fsck(device)
         elif kind == "xfs" and self._handle.xfs_repair(device, nomodify=True):
             raise RuntimeError("xfs_repair -n found damage")
+
+    def on_device(self, what: str, work: Callable[[Handle], T]) -> T:
+        """What `work` does with the handle itself; errors say `what` could not be done."""
+        with self._calling(what, seconds=RUN_SECONDS):
+            return work(self._handle)
 
     # Files.
 

@@ -18,6 +18,7 @@ from p2v.atomic import write_atomically
 from p2v.errors import UsageError
 from p2v.guest import Access, Guest, GuestDisk, open_guest
 from p2v.guest_inspect import mount_root, operating_system
+from p2v.guest_resize import grow, shrink
 from p2v.guest_unlock import Keys
 from p2v.house import House
 from p2v.journal import to_json
@@ -31,8 +32,11 @@ from p2v.model import (
     Removal,
 )
 from p2v.restore.hardware import PHYSICAL, pack_of
-from p2v.restore.images import make_overlay
+from p2v.restore.images import make_overlay, open_overlay
 from p2v.restore.model import DiskMove, FirmwareEntry, Prepared, PreparedDisk, RestorePlan
+from p2v.restore.moving import move_contents
+from p2v.restore.relayout import Relayout, relayout
+from p2v.restore.tables import new_table
 
 NOTE = "prepared.json"
 
@@ -79,30 +83,76 @@ def _as_they_are(plan: RestorePlan) -> Prepared:
     return Prepared(tuple(disks), None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One disk on its way."""
+
+    move: DiskMove
+    layout: Relayout
+    overlay: Path
+
+    @property
+    def longer(self) -> bool:
+        """Whether the table comes first: a filesystem grows into what is there, and leaves before it goes."""
+        return self.move.target.size > self.move.source.disk.size
+
+
 def _prepare(plan: RestorePlan, folder: Path, house: House, keys: Keys) -> Prepared:
-    overlays = [folder / f"disk{move.index}.qcow2" for move in plan.moves]
-    for move, overlay in zip(plan.moves, overlays, strict=True):
-        make_overlay(move.source, overlay, move.target.size)
+    works = [_Work(move, relayout(move), folder / f"disk{move.index}.qcow2") for move in plan.moves]
+    for work in works:
+        make_overlay(work.move.source, work.overlay, work.move.target.size)
+    _reshape([work for work in works if work.longer], house)
     with house.ui.phase("Converting the system for the machine"):
-        conversion, entries = _convert(plan, overlays, house, keys)
-    disks = tuple(
-        PreparedDisk(overlay, ImageFormat.QCOW2, move.target.size)
-        for move, overlay in zip(plan.moves, overlays, strict=True)
-    )
-    return Prepared(disks, conversion, entries, conversion.warnings)
+        conversion, entries, warnings = _convert(plan, works, house, keys)
+    _reshape([work for work in works if not work.longer], house)
+    disks = (PreparedDisk(work.overlay, ImageFormat.QCOW2, work.move.target.size) for work in works)
+    return Prepared(tuple(disks), conversion, entries, (*warnings, *conversion.warnings))
+
+
+def _reshape(works: Sequence[_Work], house: House) -> None:
+    """The partition table of the new size, and what moves with its partition."""
+    for work in works:
+        if work.layout.size == work.move.source.disk.size:
+            continue
+        disk = work.move.source.disk
+        with (
+            house.ui.phase(f"Moving partitions of {disk.path}"),
+            open_overlay(work.overlay, disk.sector_size) as device,
+        ):
+            patches = new_table(device, disk, work.layout)
+            move_contents(device, work.layout)
+            for offset, content in patches:
+                device.write(offset, content)
 
 
 def _convert(
-    plan: RestorePlan, overlays: Sequence[Path], house: House, keys: Keys
-) -> tuple[Conversion, tuple[FirmwareEntry, ...]]:
-    disks = [GuestDisk(overlay, ImageFormat.QCOW2) for overlay in overlays]
+    plan: RestorePlan, works: Sequence[_Work], house: House, keys: Keys
+) -> tuple[Conversion, tuple[FirmwareEntry, ...], tuple[str, ...]]:
+    disks = [GuestDisk(work.overlay, ImageFormat.QCOW2) for work in works]
     accelerator = house.accelerator().accelerator
     with open_guest(disks, access=Access.READ_WRITE, accelerator=accelerator) as guest:
         machine = _machine(plan)
         root = mount_root(guest, machine=machine, keys=keys)
-        machine = replace(machine, os=machine.os or operating_system(guest))
+        machine = replace(root.machine or machine, os=machine.os or operating_system(guest))
         conversion = _convert_system(guest, plan, machine)
-    return replace(conversion, warnings=(*root.warnings, *conversion.warnings)), ()
+        guest.unmount_all()
+        warnings = tuple(
+            warning
+            for index, work in enumerate(works)
+            for warning in _resize(guest, index, work, root.device)
+        )
+    return conversion, (), (*root.warnings, *warnings)
+
+
+def _resize(guest: Guest, index: int, work: _Work, root: str) -> tuple[str, ...]:
+    changed = work.layout.changed
+    if changed is None or changed.partition.filesystem is None:
+        return ()
+    device, kind = guest.partition_device(index, changed.number), changed.partition.filesystem.kind
+    if work.longer:
+        return grow(guest, device, kind, root)
+    shrink(guest, device, kind, changed.length, root)
+    return ()
 
 
 def _machine(plan: RestorePlan) -> Machine:
@@ -127,8 +177,3 @@ def _nics(plan: RestorePlan) -> tuple[PlannedNic, ...]:
     """The cards of the machine that take over the addresses of the guest's, by the guest's names for them."""
     names = {nic.mac.lower(): nic.name for nic in plan.guest.nics if nic.mac}
     return tuple(PlannedNic(move.new.lower(), names.get(move.old.lower(), "")) for move in plan.nics)
-
-
-def boot_disk(moves: Sequence[DiskMove]) -> DiskMove:
-    """The disk that a firmware starts: the first one."""
-    return min(moves, key=lambda move: move.index)
