@@ -9,6 +9,7 @@ from conversions import alpine, arch, debian, generic, redhat, suse
 from conversions.nt.registry import HiveOpener
 from conversions.protocol import GuestFiles
 from conversions.request import Request
+from drivers.inf.index import DriverIndex
 from drivers.pack import DriverPack
 from p2v.errors import GuestError
 from p2v.model import CleanUp, Conversion, Firmware, Machine, PlannedNic, Platform
@@ -54,11 +55,12 @@ def convert(
     clean_up: CleanUp | None = None,
     first_boot: bytes = b"",
     hives: HiveOpener | None = None,
+    index: DriverIndex | None = None,
 ) -> Conversion:
     """Make a mounted guest boot on `platform`, and say what it can use there.
 
     `clean_up` is what the user chose beyond that; `first_boot` is the content of the script that it names.
-    `hives` opens the registry of a Windows.
+    `hives` opens the registry of a Windows; `index` holds the drivers that the user gave for it.
 
     `machine` holds the captured disks only, in the order of the images, and its system. Raises GuestError
     where no family serves the system, or where its conversion finds that it cannot work.

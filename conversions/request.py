@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from conversions.nt.registry import HiveOpener
+from drivers.inf.index import DriverIndex
 from drivers.pack import DriverPack, LinuxDriver
 from p2v.model import CleanUp, Firmware, Machine, PlannedNic, Platform
 
@@ -13,7 +14,8 @@ from p2v.model import CleanUp, Firmware, Machine, PlannedNic, Platform
 class Request:
     """`machine` holds the disks that were captured, no others, and the system that is on them.
 
-    `first_boot` is the content of the script that `clean_up` names. A Windows needs `hives`.
+    `first_boot` is the content of the script that `clean_up` names. A Windows needs `hives`, and
+    `index` holds the drivers that the user gave for it.
     """
 
     machine: Machine
@@ -24,6 +26,7 @@ class Request:
     clean_up: CleanUp = field(default_factory=CleanUp)
     first_boot: bytes = b""
     hives: HiveOpener | None = None
+    index: DriverIndex | None = None
 
     @property
     def linux_drivers(self) -> tuple[LinuxDriver, ...]:
