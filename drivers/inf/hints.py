@@ -39,7 +39,7 @@ RELEASES = {
     "2k25": Release((10, 0, 26100), True),
 }
 
-Closeness = tuple[int, bool, bool, tuple[int, int, int]]
+Closeness = tuple[int, bool, tuple[int, int, int], bool]
 """Sorts the better folder first."""
 
 
@@ -50,13 +50,13 @@ def closeness(path: str, windows: Windows) -> Closeness:
     names = (name for name in path.lower().split("/")[:-1] if name in RELEASES)
     release = RELEASES.get(next(names, ""))
     if release is None:
-        return (1, False, False, (0, 0, 0))
+        return (1, False, (0, 0, 0), False)
     own, other = own_version(windows), release.server not in (None, _is_server(windows))
     if release.version == own and not other:
-        return (0, False, False, (0, 0, 0))
+        return (0, False, (0, 0, 0), False)
     newer = release.version > (windows.major, windows.minor, windows.build)
     major, minor, build = release.version
-    return (2, newer, other, (major, minor, build) if newer else (-major, -minor, -build))
+    return (2, newer, (major, minor, build) if newer else (-major, -minor, -build), other)
 
 
 def own_version(windows: Windows) -> tuple[int, int, int] | None:

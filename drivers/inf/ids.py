@@ -1,15 +1,21 @@
-"""The ids that Windows' bus drivers give their devices, the most specific first."""
+"""The ids that Windows' PCI bus driver gives its devices, the most specific first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drivers.inf.model import DeviceIds
+from drivers.inf.model import DeviceIds, Windows
+
+TEN = (10, 0)
+"""Since this version ids without subsystem or class are compatible ids, no longer hardware ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class PciFunction:
-    """A PCI function by the fields of its configuration space; `class_code` is base, sub and interface."""
+    """A PCI function by the fields of its configuration space; `class_code` is base, sub and interface.
+
+    `express` is the device/port type of a PCI Express capability (0 for an endpoint), None without one.
+    """
 
     vendor: int
     device: int
@@ -17,28 +23,32 @@ class PciFunction:
     subsystem: int
     revision: int
     class_code: int  # 24 bits: 0x010802 is NVMe
+    express: int | None = None
 
-    def ids(self) -> DeviceIds:
-        """As pci.sys reports them.
+    def ids(self, windows: Windows | None = None) -> DeviceIds:
+        """As pci.sys reports them, of Windows 10 and later where no other Windows is given.
 
-        The order is that of "Identifiers for PCI Devices" (windows-driver-docs), and of the devices that a
-        registry of Windows 10 records.
+        The order is that of "Identifiers for PCI Devices" (windows-driver-docs), and of the devices that the
+        registry of a Windows 10 records.
         """
         model = f"PCI\\VEN_{self.vendor:04X}&DEV_{self.device:04X}"
         board = f"{model}&SUBSYS_{self.subsystem:04X}{self.subsystem_vendor:04X}"
-        six, four = f"CC_{self.class_code:06X}", f"CC_{self.class_code >> 8:04X}"
-        revision, vendor = f"REV_{self.revision:02X}", f"PCI\\VEN_{self.vendor:04X}"
-        return DeviceIds(
-            hardware=(f"{board}&{revision}", board, f"{model}&{six}", f"{model}&{four}"),
-            compatible=(
-                f"{model}&{revision}",
-                model,
-                f"{vendor}&{six}",
-                f"{vendor}&{four}",
-                vendor,
-                f"PCI\\{six}&DT_0",
-                f"PCI\\{six}",
-                f"PCI\\{four}&DT_0",
-                f"PCI\\{four}",
-            ),
-        )
+        plain = (f"{model}&REV_{self.revision:02X}", model)
+        classes = tuple(f"{model}&{each}" for each in self._classes)
+        own = (f"{board}&REV_{self.revision:02X}", board)
+        if windows is not None and (windows.major, windows.minor) < TEN:
+            return DeviceIds((*own, *plain, *classes), self._generic)
+        return DeviceIds((*own, *classes), (*plain, *self._generic))
+
+    @property
+    def _classes(self) -> tuple[str, str]:
+        return f"CC_{self.class_code:06X}", f"CC_{self.class_code >> 8:04X}"
+
+    @property
+    def _generic(self) -> tuple[str, ...]:
+        vendor = f"PCI\\VEN_{self.vendor:04X}"
+        own = (*(f"{vendor}&{each}" for each in self._classes), vendor)
+        if self.express is None:
+            return (*own, *(f"PCI\\{each}" for each in self._classes))
+        port = f"&DT_{self.express:X}"
+        return (*own, *(f"PCI\\{each}{suffix}" for each in self._classes for suffix in (port, "")))
