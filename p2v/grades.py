@@ -30,6 +30,12 @@ READ_TWICE = frozenset({"vfat", "msdos", "exfat"})
 BESIDE = ("/boot", "/boot/efi", "/boot/EFI", "/efi")
 """What may stand beside LVM and be frozen while LVM makes a snapshot, which needs nothing of it."""
 
+SHADOWED = frozenset({"NTFS", "REFS"})
+"""Filesystems of which Windows makes snapshots; names as Windows writes them, in capitals."""
+
+WINDOWS_VOLUME = "\\\\?\\Volume{"
+"""How the name of a volume of a Windows begins; no name that device-mapper gives does."""
+
 SNAPSHOT_SHARE = 0.1
 """Part of a volume for which a snapshot needs room at least: what may be written while it is copied."""
 
@@ -104,7 +110,28 @@ def _against_holding(machine: Machine) -> Iterator[str]:
             yield f"{user} is in use, and by no filesystem"
 
 
+def has_shadows(machine: Machine) -> bool:
+    """Whether snapshots of this machine are those that a Windows makes of its volumes."""
+    return any(one.volume.startswith(WINDOWS_VOLUME) for one in machine.mounted)
+
+
+def shadowed_on(machine: Machine) -> tuple[MountedFilesystem, ...]:
+    """What is mounted on the disks of a Windows and can be read from a snapshot."""
+    return tuple(one for one in mounted_on(machine) if one.kind.upper() in SHADOWED)
+
+
+def _against_shadows(machine: Machine) -> Iterator[str]:
+    shadowed = shadowed_on(machine)
+    if not shadowed:
+        yield "no volume is NTFS or ReFS"
+    for one in shadowed:
+        if not one.length or not one.volume:
+            yield f"{one.place} is no plain partition"
+
+
 def against_snapshots(machine: Machine) -> tuple[str, ...]:
+    if has_shadows(machine):
+        return (*_against_holding(machine), *_against_shadows(machine))
     reasons = list(_against_holding(machine))
     mounted = mounted_on(machine)
     if not any(one.volume for one in mounted):

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from p2v.errors import TransportError
+from p2v.from_shadows import copy_shadows
 from p2v.from_snapshots import copy_snapshots
-from p2v.grades import against_freezing
+from p2v.grades import against_freezing, has_shadows
 from p2v.model import Consistency, ConsistencyWish, PassKind, Plan, Reached
 from p2v.passes import Passes
 from p2v.window import NotReached, check_frozen, check_time, last_pass
@@ -23,8 +24,9 @@ def copy_live(plan: Plan, passes: Passes) -> Reached:
     """All disks of a running machine, of one moment where the plan wants it. Raises TransportError."""
     tried: list[NotReached] = []
     if plan.consistency is Consistency.SNAPSHOT:
+        copy = copy_shadows if has_shadows(plan.machine) else copy_snapshots
         try:
-            return passes.retrying(plan.machine, lambda: copy_snapshots(plan, passes))
+            return passes.retrying(plan.machine, lambda: copy(plan, passes))
         except NotReached as error:
             tried.append(_or_raise(plan, error))
     passes.retrying(plan.machine, lambda: passes.run(PassKind.FULL))

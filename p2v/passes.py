@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
+from p2v.disk import extents
 from p2v.disk.copy import Captured, ImageFiles, Progress, capture_disk
 from p2v.disk.device import BlockDevice
 from p2v.disk.digests import BlockSet
@@ -51,7 +52,8 @@ Within = Mapping[int, BlockSet]
 class DiskWork:
     """One disk on the way into its image; `captured` is what the last pass left.
 
-    `bad` is what is zeros there because the source cannot read it.
+    `bad` is what is zeros there because the source cannot read it; `extra` is copied beside what the map of
+    the disk calls used.
     """
 
     def __init__(self, planned: PlannedDisk, files: ImageFiles) -> None:
@@ -59,6 +61,7 @@ class DiskWork:
         self.files = files
         self.captured: Captured | None = None
         self.bad: tuple[Extent, ...] = ()
+        self.extra: tuple[Extent, ...] = ()
 
     @property
     def disk(self) -> Disk:
@@ -81,9 +84,9 @@ class DiskWork:
         if device.size != self.disk.size:
             raise UsageError(f"{self.disk.path} has {device.size} bytes now, not {self.disk.size} as planned")
         stoppable = StoppableDevice(device, stop)
-        used = disk_map(stoppable, self.disk)
+        used = extents.normalise([*disk_map(stoppable, self.disk).extents, *self.extra], size=device.size)
         self.captured = capture_disk(
-            stoppable, used.extents, self.files, progress=progress, former=self.captured, within=within
+            stoppable, used, self.files, progress=progress, former=self.captured, within=within
         )
         self.bad = device.bad
         return self.captured

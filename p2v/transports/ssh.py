@@ -28,6 +28,7 @@ from p2v.transports.ssh_session import (
     open_session,
 )
 from p2v.transports.ssh_stream import STALL_SECONDS
+from p2v.transports.windows import WindowsTransport, is_windows
 
 if TYPE_CHECKING:
     from p2v.transports.writer_client import WriterClient
@@ -194,11 +195,14 @@ def _find_python(session: SshSession) -> str | None:
 
 @contextmanager
 def open_ssh(address: SshAddress, options: SshOptions, *, took: Took | None = None) -> Iterator[Transport]:
-    """A source with Python, or one that has only a shell.
+    """A source with Python, one that has only a shell, or a Windows.
 
     Raises TransportError: network, login, host key, or no way to be root.
     """
     with open_session(address, options) as session:
+        if is_windows(session):
+            yield WindowsTransport(session, took)
+            return
         python = _find_python(session)
         if python:
             yield SshTransport(session, took, python)

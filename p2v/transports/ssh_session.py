@@ -77,6 +77,11 @@ class SshSession:
         return self._hop.host
 
     @property
+    def server_version(self) -> str:
+        """How the server names itself before anybody has logged in: `SSH-2.0-OpenSSH_9.2`."""
+        return str(self._transport.remote_version)
+
+    @property
     def cipher(self) -> str:
         """The negotiated cipher from the source to here."""
         return self._transport.cipher
