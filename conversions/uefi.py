@@ -85,6 +85,17 @@ def ensure_fallback_loader(changes: Changes, loader: str = "") -> None:
     )
 
 
+def own_loader(changes: Changes, loader: str = "") -> tuple[str, str] | None:
+    """Where the EFI system partition is, and the guest's own first loader on it; None where there is none."""
+    for place in esp.places(changes):
+        for architecture in ARCHITECTURES:
+            found = next(_sources(changes, place, architecture, loader), "")
+            found = found or esp.find(changes, place, "EFI", "BOOT", architecture.fallback)
+            if found:
+                return place, found
+    return None
+
+
 def _copies(changes: Changes, place: str, architecture: _Architecture, loader: str) -> list[_Copy] | None:
     """What must be copied; None where no loader of this architecture is here."""
     sources = list(_sources(changes, place, architecture, loader))

@@ -131,6 +131,11 @@ class Guest:
             if self._handle.pwrite_device(device, content, offset) != len(content):
                 raise RuntimeError("not all of it was written")
 
+    def mounted(self) -> dict[str, str]:
+        """Devices by the places where they are mounted."""
+        with self._calling("look at what is mounted"):
+            return {place: device for device, place in self._handle.mountpoints().items()}
+
     def kind(self, device: str) -> str:
         """What is on a device: `ext4`, `crypto_LUKS`, …; empty where nobody can tell."""
         with self._calling(f"look at {device}"):

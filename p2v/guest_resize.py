@@ -70,7 +70,7 @@ def _resize(guest: Guest, device: str, kind: str, size: int) -> None:
 
 
 def _resize_ext(handle: Handle, device: str, size: int) -> None:
-    handle.e2fsck(device, correct=True, forceall=True)
+    handle.e2fsck_f(device)
     if size:
         handle.resize2fs_size(device, size)
     else:

@@ -1,0 +1,124 @@
+"""From one kind of firmware to the other: where the disks allow it, and the guest's own GRUB installed for
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from conversions import esp, uefi
+from conversions.changes import Changes
+from conversions.loaders import find_loader
+from p2v.errors import GuestError
+from p2v.guest import Guest
+from p2v.model import Disk, Finding, Firmware, Machine, Partition, Severity, TableKind
+from p2v.restore.model import FirmwareEntry
+from p2v.restore.relayout import BIOS_BOOT
+
+ESP_TYPES = ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "ef")
+"""On GPT, on MBR (UEFI specification 2.10, 5.3.3 and 5.2.2)."""
+INSTALLERS = ("/usr/sbin/grub-install", "/usr/sbin/grub2-install", "/sbin/grub2-install")
+PROGRAMS = {Firmware.UEFI: "/usr/lib/grub/x86_64-efi", Firmware.BIOS: "/usr/lib/grub/i386-pc"}
+PACKAGES = {Firmware.UEFI: "grub-efi-amd64-bin", Firmware.BIOS: "grub-pc-bin"}
+MOUNT_POINT = "/boot/efi"
+
+
+def firmware_finding(disks: Sequence[Disk], image: Firmware, metal: Firmware) -> Finding | None:
+    """Why a machine with the firmware `metal` cannot start a system that was installed for `image`.
+
+    None where it can, or where only the system itself can show it: that it has GRUB for both.
+    """
+    if image is metal or not disks:
+        return None
+    if metal is Firmware.UEFI and _esp_of(disks) is None:
+        return Finding(
+            Severity.BLOCKER,
+            "The system was installed for BIOS and has no EFI system partition; this machine starts by UEFI",
+            "Switch the machine's firmware to BIOS (legacy, CSM), if it can",
+        )
+    if metal is Firmware.BIOS and not _has_room_for_bios(disks[0]):
+        return Finding(
+            Severity.BLOCKER,
+            "The system was installed for UEFI on a GPT without a BIOS boot partition; this machine starts by"
+            " BIOS",
+            "Switch the machine's firmware to UEFI, if it can",
+        )
+    return None
+
+
+def _esp_of(disks: Sequence[Disk]) -> tuple[int, Partition] | None:
+    """The first EFI system partition, with the number of its disk."""
+    found = ((index, one) for index, disk in enumerate(disks) for one in disk.partitions)
+    return next(((index, one) for index, one in found if one.type_id in ESP_TYPES), None)
+
+
+def _has_room_for_bios(disk: Disk) -> bool:
+    if disk.table is TableKind.MBR:
+        return True
+    return any(one.type_id == BIOS_BOOT for one in disk.partitions)
+
+
+def change_firmware(guest: Guest, machine: Machine, image: Firmware, metal: Firmware) -> tuple[str, ...]:
+    """Install the mounted guest's own GRUB for `metal`, where nothing of it is there; what was done.
+
+    Raises GuestError where the guest has no GRUB for it.
+    """
+    if metal is Firmware.UEFI:
+        _mount_esp(guest, machine)
+        if _is_started_by_uefi(guest):
+            return ()
+    if image is metal:
+        return ()
+    program = next((path for path in INSTALLERS if guest.exists(path)), "")
+    if not program or not guest.is_dir(PROGRAMS[metal]):
+        raise GuestError(
+            f"The guest was installed for {image.upper()} and has no GRUB for {metal.upper()}",
+            hint=f"Install it on the source, then capture again: apt install {PACKAGES[metal]}",
+        )
+    if metal is Firmware.UEFI:
+        where = ["--target=x86_64-efi", f"--efi-directory={_esp_place(guest)}", "--no-nvram", "--removable"]
+    else:
+        where = ["--target=i386-pc", guest.partition_device(0, 0)]
+    guest.run([program, *where])
+    return (f"GRUB was installed for {metal.upper()}: the system was installed for {image.upper()}",)
+
+
+def _mount_esp(guest: Guest, machine: Machine) -> None:
+    """An EFI system partition that nothing mounts, for systems that were installed for BIOS."""
+    found = _esp_of(machine.disks)
+    if found and not guest.glob(f"{MOUNT_POINT}/*") and not _is_started_by_uefi(guest):
+        index, partition = found
+        device = guest.partition_device(index, partition.number)
+        if device not in guest.mounted().values():
+            guest.mkdir(MOUNT_POINT)
+            guest.mount(device, MOUNT_POINT)
+
+
+def _is_started_by_uefi(guest: Guest) -> bool:
+    changes = Changes(guest)
+    programs = (path for place in esp.places(changes) for path in esp.programs(changes, place))
+    return any(path.lower().endswith(".efi") for path in programs)
+
+
+def _esp_place(guest: Guest) -> str:
+    places = list(esp.places(Changes(guest)))
+    return places[0] if places else MOUNT_POINT
+
+
+def entries_of(guest: Guest, machine: Machine) -> tuple[FirmwareEntry, ...]:
+    """The entry for the mounted guest's own loader; none where it has no EFI system partition."""
+    changes = Changes(guest)
+    loader = uefi.own_loader(changes, find_loader(changes, Firmware.UEFI).name)
+    mounted = guest.mounted()
+    for place, path in [loader] if loader else []:
+        for index, disk in enumerate(machine.disks):
+            for partition in disk.partitions:
+                if partition.type_id in ESP_TYPES and _is_at(guest, mounted.get(place, ""), index, partition):
+                    inside = path.removeprefix(place).replace("/", "\\")
+                    title = machine.os.name if machine.os else machine.hostname
+                    return (FirmwareEntry(title, index, partition.number, inside),)
+    return ()
+
+
+def _is_at(guest: Guest, device: str, index: int, partition: Partition) -> bool:
+    return guest.partition_device(index, partition.number) == device
