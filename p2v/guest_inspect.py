@@ -31,6 +31,10 @@ ELF_MACHINES = ((0x3E, "x86_64"), (0x03, "i686"), (0xB7, "aarch64"), (0x28, "arm
 SHELLS = ("/bin/sh", "/usr/bin/sh", "/bin/bash", "/sbin/init")
 
 
+class NoSystem(GuestError):
+    """The disks hold no Linux, or none that can be opened."""
+
+
 @dataclass(frozen=True, slots=True)
 class Root:
     """A filesystem that holds an installed system. `device` is its name in the appliance.
@@ -122,13 +126,18 @@ def find_roots(guest: Guest) -> tuple[Root, ...]:
 
 
 def _roots(guest: Guest, machine: Machine | None) -> tuple[Root, ...]:
-    filesystems = _seen_filesystems(guest, machine) or guest.filesystems()
-    candidates = [device for device, kind in filesystems if kind in ROOT_KINDS]
+    candidates = [device for device, kind in seen_filesystems(guest, machine) if kind in ROOT_KINDS]
     return _without_snapshots([root for device in candidates for root in _root_on(guest, device)])
 
 
+def seen_filesystems(guest: Guest, machine: Machine | None) -> tuple[tuple[str, str], ...]:
+    """Devices and kinds, by what the probe saw where that is all that there is: libguestfs takes 5 s in
+    emulation to look.
+    """
+    return _seen_filesystems(guest, machine) or guest.filesystems()
+
+
 def _seen_filesystems(guest: Guest, machine: Machine | None) -> tuple[tuple[str, str], ...]:
-    """What the probe saw, where that is all that there is: libguestfs takes 5 s in emulation to look."""
     partitions = [
         (index, partition)
         for index, disk in enumerate(machine.disks if machine else ())
@@ -233,14 +242,14 @@ def _choose(guest: Guest, roots: tuple[Root, ...], device: str, machine: Machine
     raise GuestError(f"The disks hold several systems: {listed}", hint="Capture the disk of one system only")
 
 
-def _no_root(guest: Guest) -> GuestError:
+def _no_root(guest: Guest) -> NoSystem:
     if guest.encrypted_devices():
-        return GuestError(
+        return NoSystem(
             "The guest's system is encrypted (LUKS), and p2v has no key for it",
             hint="Give its passphrase in the first line of a file: --luks-key-file FILE",
         )
     listed = ", ".join(f"{device}: {kind}" for device, kind in guest.filesystems()) or "nothing"
-    return GuestError(
+    return NoSystem(
         f"No operating system was found on the disks ({listed[:400]})",
         hint="Was a disk left out? p2v scan shows what is on each",
     )

@@ -6,14 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from conversions.network import configured_cards
 from p2v.accelerator import Accelerator
 from p2v.disk.device import BlockDevice
 from p2v.disk.extents import block_requests
 from p2v.disk.used import DiskMap, disk_map, inspect_disk
 from p2v.errors import GuestError
 from p2v.guest import Access, GuestDisk, open_guest
-from p2v.guest_inspect import mount_root, operating_system
+from p2v.guest_systems import open_system, with_seen
 from p2v.guest_unlock import Keys
 from p2v.model import Disk, Finding, Machine, Severity
 from p2v.transports import Mount, Transport
@@ -21,9 +20,6 @@ from p2v.ui import UI
 
 SAMPLE_BLOCKS = 8
 """Blocks read to estimate the rate: 32 MiB at the most."""
-
-MAX_HOSTNAME = 253
-"""RFC 1035, 2.3.4."""
 CONVERT_SECONDS = 120.0
 """What follows the capture on a machine with hardware virtualisation, roughly."""
 
@@ -111,19 +107,10 @@ def look_into_image(
     """What images say of the system on them. A finding takes the place of a system that cannot be read."""
     try:
         with open_guest(images, access=Access.READ_ONLY, accelerator=accelerator) as guest:
-            root = mount_root(guest, machine=machine, keys=keys)
-            system = operating_system(guest)
-            nics = configured_cards(guest)
-            name = guest.read("/etc/hostname", limit=4096) if guest.exists("/etc/hostname") else b""
+            return with_seen(machine, open_system(guest, machine=machine, keys=keys))
     except GuestError as error:
         finding = Finding(Severity.BLOCKER, error.message, error.hint)
         return replace(machine, findings=(*machine.findings, finding))
-    printable = "".join(char for char in name.decode("utf-8", "replace") if char.isprintable())
-    hostname = printable.strip()[:MAX_HOSTNAME] or machine.hostname
-    machine = root.machine or machine
-    said = tuple(Finding(Severity.WARNING, warning) for warning in root.warnings)
-    findings = (*machine.findings, *said)
-    return replace(machine, os=system, hostname=hostname, nics=nics, findings=findings)
 
 
 def estimate(transport: Transport, machine: Machine) -> Estimate | None:
