@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from conversions import alpine, arch, debian, generic, redhat, suse
+from conversions import alpine, arch, debian, generic, redhat, suse, windows
 from conversions.nt.registry import HiveOpener
 from conversions.protocol import GuestFiles
 from conversions.request import Request
@@ -31,6 +31,7 @@ FAMILIES = (
     Family("arch", arch.IDS, arch.convert),
     Family("alpine", alpine.IDS, alpine.convert),
     Family("generic", (), generic.convert),
+    Family("windows", (), windows.convert),
 )
 
 
@@ -69,7 +70,9 @@ def convert(
     for family in FAMILIES:
         if family.name == name:
             wishes = clean_up or CleanUp()
-            request = Request(machine, tuple(nics), firmware, platform, pack, wishes, first_boot, hives=hives)
+            request = Request(
+                machine, tuple(nics), firmware, platform, pack, wishes, first_boot, hives=hives, index=index
+            )
             return family.convert(guest, request)
     system = machine.os.name if machine.os else "An unknown system"
     served = ", ".join(family.name for family in FAMILIES)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from conversions.protocol import GuestFiles
@@ -65,6 +66,15 @@ class Changes:
         """Note a change that was made to what is no file, such as a boot sector."""
         digests = (hashlib.sha256(content).hexdigest() for content in (before, after))
         self._record(Change(ChangeKind.EDITED, what, reason, *digests))
+
+    @contextlib.contextmanager
+    def watching(self, path: str, reason: str) -> Iterator[None]:
+        """Record what the block did to a file by other ways, such as a hive's own writer."""
+        before = self.guest.sha256(path)
+        yield
+        after = self.guest.sha256(path)
+        if before != after:
+            self._record(Change(_kind(before), path, reason, before, after))
 
     def warn(self, warning: str) -> None:
         # What a guest wrote may be of any encoding, and a receipt is text.

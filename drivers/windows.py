@@ -296,7 +296,7 @@ def choose_card(
         found = find_packages(NIC_DEVICES.get(model, ()), windows, index)
         if found and not isinstance(found, NoMatch):
             return model, found, tuple(_missed(platform, model, models))
-    model = next((each for each in models if each is not NicModel.VIRTIO), models[0])
+    model = models[-1]  # the oldest that the platform emulates: somebody may have a driver
     return model, (), (f"{windows} brings no driver for a network card of {platform.title}: add one there",)
 
 

@@ -18,6 +18,8 @@ from conversions.protocol import GuestFiles
 from conversions.request import Request
 from p2v.model import WindowsSystem
 
+HIVE_REASON = "the registry's file, with the values that are listed for it"
+
 
 @dataclass(frozen=True, slots=True)
 class WindowsWork:
@@ -56,7 +58,7 @@ class WindowsWork:
     @contextmanager
     def edit_hive(self, path: str) -> Iterator[RegistryEdits]:
         """Another hive of the guest, such as a BCD; its changes land in the same record."""
-        with self.opener.edit(path) as hive:
+        with self.changes.watching(path, HIVE_REASON), self.opener.edit(path) as hive:
             yield RegistryEdits(hive, path, self.record)
 
     def warn(self, warning: str) -> None:
