@@ -46,6 +46,8 @@ def parse_pe(head: bytes, size: int) -> Pe:
     if machine not in MACHINES:
         raise InfError(f"it is for an unknown machine, {machine:#06x}")
     optional = head[start + 24 : start + 24 + optional_size]
+    if len(optional) < optional_size:
+        raise InfError("its header is cut short")
     return Pe(MACHINES[machine], _signed(optional, size))
 
 
@@ -53,7 +55,7 @@ def _signed(optional: bytes, size: int) -> bool:
     if len(optional) < 2 or (begin := DIRECTORIES.get(struct.unpack_from("<H", optional)[0])) is None:
         raise InfError("its header is damaged")
     if len(optional) < begin:
-        raise InfError("its header is cut short")
+        raise InfError("its header is damaged")
     count = struct.unpack_from("<I", optional, begin - 4)[0]
     entry = begin + SECURITY * 8
     if count <= SECURITY or len(optional) < entry + 8:

@@ -219,7 +219,7 @@ class TestHints:
     def test_own_then_unknown_then_older_nearest_first_then_newer(self) -> None:
         server = Windows(10, 0, 20348, Architecture.AMD64, ProductType.SERVER)
         order = ["2k22/a", "b/a", "2k19/a", "2k16/a", "w10/a", "2k12R2/a", "2k25/a"]
-        assert sorted(order[::-1], key=lambda path: closeness(path, server)) == order
+        assert sorted(set(order), key=lambda path: closeness(path, server)) == order
 
     def test_the_name_of_a_file_is_no_hint(self) -> None:
         assert closeness("w10", TEN)[0] == 1
