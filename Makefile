@@ -12,7 +12,7 @@ TEST_PACKAGES = mmdebstrap debian-archive-keyring ca-certificates e2fsprogs fdis
 	libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu partclone zstd xz-utils lz4 bzip2 cpio util-linux \
 	initramfs-tools-core xfsprogs btrfs-progs ntfs-3g exfatprogs exfat-fuse dosfstools mtools lvm2 mdadm mount \
 	libxml2-utils sleuthkit nbdkit libnbd-bin busybox virt-v2v \
-	golang-go golang-github-vmware-govmomi-dev
+	golang-go golang-github-vmware-govmomi-dev mono-mcs gcc libc6-dev
 
 .PHONY: setup packages demo test matrix bench check fast clean
 

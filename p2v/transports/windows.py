@@ -25,6 +25,10 @@ from p2v.transports.ssh_session import SshSession
 from p2v.transports.ssh_stream import STALL_SECONDS, Stream
 
 SCRIPT = "remote_windows.ps1"
+SOURCES = ("remote_windows_disks.cs", "remote_windows_packing.cs", "remote_windows_server.cs")
+SOURCE = b"/*SOURCE*/"
+"""Stands in the script where its C# goes."""
+
 PROBE_SECONDS = 60.0
 START_SECONDS = 300.0
 """How long the first words or a snapshot may take: PowerShell compiles first, writers are told to flush."""
@@ -75,6 +79,13 @@ def _knows_its_user(session: SshSession) -> bool:
         raise
     except TransportError:
         return False
+
+
+def whole_script() -> bytes:
+    """What is sent: the PowerShell with its C#."""
+    folder = resources.files("p2v.transports")
+    sources = (folder.joinpath(name).read_bytes() for name in SOURCES)
+    return folder.joinpath(SCRIPT).read_bytes().replace(SOURCE, b"\n".join(sources))
 
 
 def command(size: int, role: str) -> str:
@@ -158,7 +169,7 @@ class WindowsTransport:
     @contextmanager
     def _script(self, role: str, *, stall_timeout: float = STALL_SECONDS) -> Iterator[Stream]:
         """The script, running over there; its first words are still to be taken."""
-        script = resources.files("p2v.transports").joinpath(SCRIPT).read_bytes()
+        script = whole_script()
         with self._session.open_stream(command(len(script), role), stall_timeout=stall_timeout) as line:
             try:
                 line.write(script)

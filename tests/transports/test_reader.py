@@ -34,7 +34,7 @@ class Pipes:
         assert child.stdout
         self.sink, self.source = child.stdin, child.stdout
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         self.sink.write(data)
         self.sink.flush()
 
@@ -335,7 +335,7 @@ class Canned:
     def __init__(self, said: bytes) -> None:
         self.said = said
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         pass
 
     def readinto(self, view: memoryview) -> None:

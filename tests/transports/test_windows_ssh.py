@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from p2v.disk.device import BlockRequest
 from p2v.errors import ConnectionLost, ReadError, TransportError
 from p2v.model import BLOCK_SIZE, Disk, Firmware, MiB
 from p2v.transports import Piece, SnapshotSize, Transport, open_transport
-from p2v.transports.windows import SCRIPT, WindowsDisk, WindowsTransport
+from p2v.transports.windows import WindowsDisk, WindowsTransport, whole_script
 from p2v.transports.windows_shadows import REASONS
 from tests.transports.sessions import bounded, options
 from tests.transports.windows_source import (
@@ -73,7 +72,7 @@ def test_microsofts_server_is_known_by_its_first_line(source: WindowsSource) -> 
         transport.survey()
     lines = source.log().splitlines()
     assert lines[0].startswith("> powershell.exe -NoProfile -NonInteractive")
-    script = resources.files("p2v.transports").joinpath(SCRIPT).read_bytes()
+    script = whole_script()
     assert f"inventory {hashlib.sha256(script).hexdigest()}" in lines
 
 
