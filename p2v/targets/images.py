@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -266,12 +266,13 @@ def guarded(sink: Sink, path: Path) -> Sink:
 
 def _check(job: ImageJob, reader: OverlayReader, *, mark: Mark | None, wait: Callable[[], None]) -> str:
     """Once qemu-img has written the image: what it holds, and its digest."""
+    vast = _is_vast(job, reader)  # looked at while qemu-img writes
     wait()
     unfinished = job.unfinished
     if mark is not None:
         mark(job.disk, unfinished)
     # All three at once: the image is read while the disk still writes it.
-    with ThreadPoolExecutor(2) as pool, _comparing(job, reader) as compare:
+    with ThreadPoolExecutor(2) as pool, _comparing_used(job, reader) if vast else _comparing(job) as compare:
         synced = pool.submit(_sync, unfinished)
         digest = pool.submit(_sparse_digest if job.is_sparse else _sha256, unfinished)
         compare()
@@ -298,12 +299,18 @@ def _write_descriptor(job: ImageJob, size: int) -> Image:
     return Image(disk.file, disk.format, len(text), hashlib.sha256(text).hexdigest())
 
 
+def _is_vast(job: ImageJob, reader: OverlayReader) -> bool:
+    """Whether to read all of it would take long, in a format that cannot say where it has data."""
+    return job.disk.format is ImageFormat.VHDX and reader.size > MOSTLY_EMPTY * reader.used
+
+
+def _comparing_used(job: ImageJob, reader: OverlayReader) -> AbstractContextManager[Callable[[], None]]:
+    return nullcontext(partial(compare_used, reader, job.unfinished, job.disk.format))
+
+
 @contextmanager
-def _comparing(job: ImageJob, reader: OverlayReader) -> Iterator[Callable[[], None]]:
+def _comparing(job: ImageJob) -> Iterator[Callable[[], None]]:
     unfinished = job.unfinished
-    if job.disk.format is ImageFormat.VHDX and reader.size > MOSTLY_EMPTY * reader.used:
-        yield partial(compare_used, reader, unfinished, job.disk.format)
-        return
     formats = ["-f", "qcow2", "-F", job.disk.format.value]
     words = [_qemu_img(), "compare", "-q", *formats, str(job.overlay), str(unfinished)]
     differs = VerifyError(f"{unfinished} differs from what it was written from")

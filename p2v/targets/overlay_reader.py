@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,31 +45,46 @@ class Captured:
     changed: BlockSet
 
 
-class OverlayReader:
-    """A disk of `size` bytes. Raises TargetError where it cannot be read."""
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """What `qemu-img` says of a file and those that it stands on; `handles` are theirs, the file's first."""
 
-    def __init__(
-        self, size: int, pieces: Sequence[Piece], handles: Sequence[int], captured: Captured | None = None
-    ) -> None:
-        self.size = size
-        self._pieces = pieces
-        self._handles = handles
-        self._captured = captured
+    size: int
+    pieces: Sequence[Piece]
+    handles: Sequence[int]
+    captured: Captured | None
+
+
+class OverlayReader:
+    """A disk that is looked at when the first question comes. Raises TargetError where it cannot be read."""
+
+    def __init__(self, overlay: Path, stack: ExitStack) -> None:
+        self._overlay = overlay
+        self._stack = stack
+
+    @cached_property
+    def _chain(self) -> _Chain:
+        return _look(self._overlay, self._stack)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the disk."""
+        return self._chain.size
 
     def known_digest(self, index: int) -> bytes | None:
         """That of block `index` where the source made it, None where the conversion touched the block."""
-        captured = self._captured
+        captured = self._chain.captured
         return None if captured is None or index in captured.changed else captured.digests[index]
 
     @property
     def used(self) -> int:
         """Bytes that may be other than zero."""
-        return sum(piece.length for piece in self._pieces)
+        return sum(piece.length for piece in self._chain.pieces)
 
     def blocks(self) -> Iterator[tuple[int, bytearray]]:
         """(offset, content) of every block of BLOCK_SIZE that may be other than zero, whole and in order."""
         block, index = bytearray(), -1
-        for piece in self._pieces:
+        for piece in self._chain.pieces:
             at = piece.start
             while at < piece.end:
                 if at // BLOCK_SIZE != index:
@@ -87,7 +103,7 @@ class OverlayReader:
         offset = piece.offset + at - piece.start
         while view:
             try:
-                done = os.preadv(self._handles[piece.depth], [view], offset)
+                done = os.preadv(self._chain.handles[piece.depth], [view], offset)
             except OSError as error:
                 raise TargetError(f"The converted disk cannot be read at {at}: {error.strerror}") from error
             if not done:
@@ -98,16 +114,20 @@ class OverlayReader:
 
 @contextmanager
 def open_overlay(path: Path) -> Iterator[OverlayReader]:
-    """A qcow2 file and what it stands on. Raises TargetError where it is not as a conversion leaves it."""
-    overlay = path.resolve()
+    """A qcow2 file and what it stands on, for the block."""
+    with ExitStack() as stack:
+        yield OverlayReader(path.resolve(), stack)
+
+
+def _look(overlay: Path, stack: ExitStack) -> _Chain:
+    """Raises TargetError where it is not as a conversion leaves it."""
     chain = _ask("info", "--backing-chain", "--output=json", overlay)
     files = [overlay, *(Path(layer["full-backing-filename"]) for layer in chain[:-1])]
     size = int(chain[0]["virtual-size"])
     entries = _ask("map", "--output=json", "-f", "qcow2", overlay)
     pieces = [_piece(entry, overlay) for entry in entries if entry["data"] and not entry["zero"]]
     captured = _captured(files, size, entries) if chain[-1]["format"] == "raw" else None
-    with ExitStack() as stack:
-        yield OverlayReader(size, pieces, [_open(file, stack) for file in files], captured)
+    return _Chain(size, pieces, [_open(file, stack) for file in files], captured)
 
 
 def _captured(files: Sequence[Path], size: int, entries: Sequence[dict[str, Any]]) -> Captured | None:

@@ -20,6 +20,11 @@ from p2v.model import BLOCK_SIZE, KiB
 GRAIN = 64 * KiB
 """Zeros of this length stay a hole."""
 
+WRITE_SIZE = 256 * KiB
+"""Bytes of one write. Large ones get their cache in large folios of memory that nobody had before, which a
+virtual machine comes by slowly: 840 MB took 0.2 s in pieces like this, 0.6 to 2.5 s in pieces of 4 MiB.
+"""
+
 WORKERS = max(2, min(4, os.cpu_count() or 2))
 _ZEROS = bytes(GRAIN)
 
@@ -95,7 +100,7 @@ def _runs(block: bytearray) -> list[tuple[int, int]]:
 
 def _write_all(handle: int, view: memoryview, offset: int) -> None:
     while view:
-        done = os.pwrite(handle, view, offset)
+        done = os.pwrite(handle, view[:WRITE_SIZE], offset)
         view, offset = view[done:], offset + done
 
 
