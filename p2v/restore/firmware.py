@@ -44,10 +44,7 @@ def _write(entry: FirmwareEntry, disks: Mapping[int, str], run: RunRemote) -> It
             run(("efibootmgr", "--quiet", "--bootnum", number, "--delete-bootnum"), SECONDS)
         run(_command(title, disk, entry), SECONDS)
     except P2VError as error:
-        yield (
-            f"The boot entry {title} was not written ({error.message}); the firmware starts the disk's fallback"
-            " loader"
-        )
+        yield (f"The boot entry {title} was not written ({error.message}); the firmware starts its fallback")
 
 
 def _command(title: str, disk: str, entry: FirmwareEntry) -> tuple[str, ...]:

@@ -25,6 +25,9 @@ BACKUP_SIZE = 32 * KiB
 MBR_SECTORS = 0xFFFF_FFFF
 SLACK = 64 * MiB
 """What a filesystem needs beyond its used bytes: a journal, metadata that follows the size."""
+LEAST_BTRFS = 256 * MiB
+LARGEST_EXTENT = 32 * MiB
+"""Of LVM, commonly; the size of a volume is a whole number of them."""
 OVERHEAD = {"btrfs": 1.25, "ntfs": 1.15}
 USUAL_OVERHEAD = 1.1
 
@@ -186,16 +189,17 @@ def _to_shrink(move: DiskMove, places: Sequence[Place], needed: int) -> Place:
 
 def least_size(partition: Partition) -> int:
     """Bytes that a partition can be made smaller to, on the safe side; 0 where it cannot, or nobody knows."""
-    filesystem = partition.filesystem
-    if filesystem is None or filesystem.kind not in SHRINKABLE or filesystem.used is None:
+    return least_of(partition.filesystem) if partition.filesystem else 0
+
+
+def least_of(filesystem: Filesystem) -> int:
+    """As `least_size`, of a filesystem; of a physical volume `used` is what cannot go."""
+    if filesystem.kind not in SHRINKABLE or filesystem.used is None:
         return 0
-    return _least(filesystem)
-
-
-def _least(filesystem: Filesystem) -> int:
-    used = filesystem.used or 0
-    least = int(used * OVERHEAD.get(filesystem.kind, USUAL_OVERHEAD)) + SLACK
-    return max(least, 256 * MiB if filesystem.kind == "btrfs" else 0)
+    if filesystem.kind == LVM:
+        return filesystem.used + 2 * LARGEST_EXTENT
+    least = int(filesystem.used * OVERHEAD.get(filesystem.kind, USUAL_OVERHEAD)) + SLACK
+    return max(least, LEAST_BTRFS if filesystem.kind == "btrfs" else 0)
 
 
 def _too_small(move: DiskMove, missing: int) -> PlanRefused:
