@@ -17,6 +17,8 @@ from p2v.guest_unlock import Keys
 from p2v.model import Disk, Finding, Machine, Severity
 from p2v.transports import Mount, Transport
 from p2v.ui import UI
+from p2v.windows_findings import VolumeState, read_states
+from p2v.windows_findings import findings as windows_findings
 
 SAMPLE_BLOCKS = 8
 """Blocks read to estimate the rate: 32 MiB at the most."""
@@ -49,12 +51,15 @@ def probe(transport: Transport, ui: UI) -> Machine:
         survey = transport.survey()
         findings: list[Finding] = list(survey.machine.findings)
         disks = []
+        volumes: list[VolumeState] = []
         for disk in survey.machine.disks:
             with transport.open_disk(disk) as device:
                 found, used = _look(device, disk, survey.mounts)
+                volumes += read_states(device, found)
             disks.append(found)
             findings += [Finding(Severity.WARNING, warning) for warning in used.warnings]
             findings += _about_disk(found)
+        findings += windows_findings(disks, volumes)
     return replace(survey.machine, disks=tuple(disks), findings=tuple(findings))
 
 
@@ -73,14 +78,6 @@ def _about_disk(disk: Disk) -> list[Finding]:
     for partition in disk.partitions:
         kind = partition.filesystem.kind if partition.filesystem else ""
         name = f"{disk.path} partition {partition.number}"
-        if kind == "BitLocker":
-            findings.append(
-                Finding(
-                    Severity.BLOCKER,
-                    f"{name} is encrypted with BitLocker",
-                    "On the source: manage-bde -off C:",
-                )
-            )
         if kind == "crypto_LUKS":
             findings.append(
                 Finding(

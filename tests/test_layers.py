@@ -23,7 +23,7 @@ LAYERS = (
     },
     {"p2v.hives", "p2v.hive_child", "p2v.guest_mounts", "p2v.guest_resize", "p2v.guest_volumes"},
     {"p2v.guest_unlock"},
-    {"p2v.guest_inspect", "p2v.rediscovery", "p2v.windows_condition"},
+    {"p2v.guest_inspect", "p2v.rediscovery", "p2v.windows_condition", "p2v.windows_findings"},
     {"p2v.windows_inspect"},
     {"p2v.guest_systems"},
     {"p2v.house", "p2v.probe", "p2v.parallel"},

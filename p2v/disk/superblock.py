@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable
 from itertools import pairwise
 
+from p2v.disk.bitlocker import is_bitlocker
 from p2v.disk.device import BlockDevice
 from p2v.model import Filesystem, KiB
 
@@ -171,7 +172,7 @@ def _ntfs(head: bytes, length: int) -> Filesystem | None:
 
 
 def _bitlocker(head: bytes, length: int) -> Filesystem | None:
-    return Filesystem("BitLocker", length) if head[3:11] == b"-FVE-FS-" else None
+    return Filesystem("BitLocker", length) if is_bitlocker(head) else None
 
 
 def _exfat(head: bytes, length: int) -> Filesystem | None:

@@ -37,7 +37,7 @@ LOG_HEAD = 128 * KiB
 
 
 @dataclass(frozen=True, slots=True)
-class _Volume:
+class Volume:
     """Geometry: sizes in bytes, `mft` and `mirror` in clusters."""
 
     start: int
@@ -54,11 +54,11 @@ class _Volume:
 
 def used_extents(device: BlockDevice, start: int, length: int) -> list[Extent]:
     """Used clusters of the volume at `start`, as bytes of the device. Raises MapUnknown, TransportError."""
-    volume = _read_boot(device, start, length)
-    table = _master_table(device, volume)
+    volume = read_boot(device, start, length)
+    table = master_table(device, volume)
     if not device.live:
         _check_clean(device, volume, table)
-    bitmap = _attribute(device, volume, table, BITMAP, DATA)
+    bitmap = find_attribute(device, volume, table, BITMAP, DATA)
     used = Union()
     used.add(start, min(BOOT_SIZE, length))
     for offset, size in _used_ranges(device, volume, bitmap):
@@ -68,7 +68,7 @@ def used_extents(device: BlockDevice, start: int, length: int) -> list[Extent]:
     return used.extents()
 
 
-def _read_boot(device: BlockDevice, start: int, length: int) -> _Volume:
+def read_boot(device: BlockDevice, start: int, length: int) -> Volume:
     if length < BOOT_SIZE:
         raise MapUnknown("the partition is smaller than a boot sector")
     raw = device.read(start, 512)
@@ -90,26 +90,26 @@ def _read_boot(device: BlockDevice, start: int, length: int) -> _Volume:
     )
     if not sane:
         raise MapUnknown("damaged boot sector")
-    return _Volume(start, cluster, clusters, record, mft, mirror)
+    return Volume(start, cluster, clusters, record, mft, mirror)
 
 
-def _master_table(device: BlockDevice, volume: _Volume) -> tuple[Run, ...]:
+def master_table(device: BlockDevice, volume: Volume) -> tuple[Run, ...]:
     """The runs of the master file table, as its first record gives them. Its mirror must say the same."""
-    places = [volume.start + lcn * volume.cluster_size for lcn in (volume.mft, volume.mirror)]
+    copies = [volume.start + lcn * volume.cluster_size for lcn in (volume.mft, volume.mirror)]
     own, mirrored = (
         ntfs_record.with_fixups(raw, b"FILE")
-        for raw in read_all(device, [(place, volume.record_size) for place in places])
+        for raw in read_all(device, [(place, volume.record_size) for place in copies])
     )
-    first, second = (_piece(list(ntfs_record.attributes(record)), DATA) for record in (own, mirrored))
+    first, second = (one_attribute(list(ntfs_record.attributes(record)), DATA) for record in (own, mirrored))
     if first.resident or not first.runs or first.runs[0] != Run(0, volume.mft, first.runs[0].count):
         raise MapUnknown("the master file table is not where the boot sector says")
     if first.runs != second.runs and not device.live:
         raise MapUnknown("the master file table and its mirror differ")
     _check_runs(volume, first.runs)
-    return _attribute(device, volume, first.runs, MFT, DATA).runs
+    return find_attribute(device, volume, first.runs, MFT, DATA).runs
 
 
-def _check_runs(volume: _Volume, runs: Sequence[Run], vcn: int = 0) -> None:
+def _check_runs(volume: Volume, runs: Sequence[Run], vcn: int = 0) -> None:
     """They follow one another from cluster `vcn` of their file."""
     for run in runs:
         if run.vcn != vcn or run.lcn + run.count > volume.clusters:
@@ -117,38 +117,41 @@ def _check_runs(volume: _Volume, runs: Sequence[Run], vcn: int = 0) -> None:
         vcn += run.count
 
 
-def _piece(found: list[Attribute], kind: int) -> Attribute:
-    """The one unnamed attribute of a type in a record."""
-    match [attribute for attribute in found if attribute.type == kind and not attribute.name_length]:
+def one_attribute(found: list[Attribute], kind: int, name_length: int = 0) -> Attribute:
+    """The one attribute of a type in a record whose name is so long; by default the one without a name."""
+    match [
+        attribute for attribute in found if (attribute.type, attribute.name_length) == (kind, name_length)
+    ]:
         case [attribute]:
             return attribute
         case _:
             raise MapUnknown("a system file without its content")
 
 
-def _attribute(
-    device: BlockDevice, volume: _Volume, table: Sequence[Run], number: int, kind: int
+def find_attribute(
+    device: BlockDevice, volume: Volume, table: Sequence[Run], number: int, kind: int, *, name_length: int = 0
 ) -> Attribute:
-    """An unnamed attribute with all of its runs, joined over the records that an attribute list names.
+    """An attribute whose name is so long, with all of its runs, joined over the records that an attribute
+    list names.
 
     The table's own runs are found the same way: each piece says where the next record is.
     """
-    base = _record(device, volume, table, number)
+    base = read_record(device, volume, table, number)
     found = list(ntfs_record.attributes(base))
     lists = [attribute for attribute in found if attribute.type == ATTRIBUTE_LIST]
     if not lists:
-        attribute = _piece(found, kind)
+        attribute = one_attribute(found, kind, name_length)
         _check_runs(volume, attribute.runs)
         return attribute
-    listed = ntfs_record.listed_records(_list_content(device, volume, lists[0]), kind)
+    listed = ntfs_record.listed_records(_list_content(device, volume, lists[0]), kind, name_length)
     if not listed or len(listed) > MAX_EXTENSIONS:
         raise MapUnknown("an attribute list without the content of a system file")
     pieces: list[Attribute] = []
     runs: list[Run] = []
     for record in listed:
         known = runs if number == MFT and runs else table
-        raw = base if record == number else _record(device, volume, known, record)
-        pieces.append(_piece(list(ntfs_record.attributes(raw)), kind))
+        raw = base if record == number else read_record(device, volume, known, record)
+        pieces.append(one_attribute(list(ntfs_record.attributes(raw)), kind, name_length))
         _check_runs(volume, pieces[-1].runs, runs[-1].vcn + runs[-1].count if runs else 0)
         runs += pieces[-1].runs
         if len(runs) > MAX_RUNS:
@@ -156,21 +159,21 @@ def _attribute(
     return replace(pieces[0], runs=tuple(runs))
 
 
-def _list_content(device: BlockDevice, volume: _Volume, attribute: Attribute) -> bytes:
+def _list_content(device: BlockDevice, volume: Volume, attribute: Attribute) -> bytes:
     if attribute.resident:
         return attribute.content
     _check_runs(volume, attribute.runs)
     if attribute.size > MAX_LIST:
         raise MapUnknown("an attribute list of impossible size")
-    return b"".join(read_all(device, _ranges(volume, attribute.runs, 0, attribute.size)))
+    return b"".join(read_all(device, places(volume, attribute.runs, 0, attribute.size)))
 
 
-def _record(device: BlockDevice, volume: _Volume, table: Sequence[Run], number: int) -> bytes:
-    ranges = _ranges(volume, table, number * volume.record_size, volume.record_size)
+def read_record(device: BlockDevice, volume: Volume, table: Sequence[Run], number: int) -> bytes:
+    ranges = places(volume, table, number * volume.record_size, volume.record_size)
     return ntfs_record.with_fixups(b"".join(read_all(device, ranges)), b"FILE")
 
 
-def _ranges(volume: _Volume, runs: Sequence[Run], offset: int, length: int) -> list[tuple[int, int]]:
+def places(volume: Volume, runs: Sequence[Run], offset: int, length: int) -> list[tuple[int, int]]:
     """Where `length` bytes of a file from `offset` stand on the device."""
     ranges = []
     at = bisect_right(runs, offset // volume.cluster_size, key=lambda run: run.vcn)
@@ -186,18 +189,28 @@ def _ranges(volume: _Volume, runs: Sequence[Run], offset: int, length: int) -> l
     return ranges
 
 
-def _check_clean(device: BlockDevice, volume: _Volume, table: tuple[Run, ...]) -> None:
-    information = _piece(
-        list(ntfs_record.attributes(_record(device, volume, table, VOLUME))), VOLUME_INFORMATION
+def _check_clean(device: BlockDevice, volume: Volume, table: tuple[Run, ...]) -> None:
+    if is_dirty(device, volume, table):
+        raise MapUnknown("it is marked dirty: Windows wants to check it")
+    if not has_clean_log(device, volume, table):
+        raise MapUnknown("its log holds changes that its files do not (hibernated, or not shut down cleanly)")
+
+
+def is_dirty(device: BlockDevice, volume: Volume, table: tuple[Run, ...]) -> bool:
+    """Whether Windows wants to check the volume before anything else is done with it."""
+    information = one_attribute(
+        list(ntfs_record.attributes(read_record(device, volume, table, VOLUME))), VOLUME_INFORMATION
     )
     # 8 version, 10 flags.
-    if len(information.content) < 12 or struct.unpack_from("<H", information.content, 10)[0] & VOLUME_DIRTY:
-        raise MapUnknown("it is marked dirty: Windows wants to check it")
-    log = _attribute(device, volume, table, LOG_FILE, DATA)
+    content = information.content
+    return len(content) < 12 or bool(struct.unpack_from("<H", content, 10)[0] & VOLUME_DIRTY)
+
+
+def has_clean_log(device: BlockDevice, volume: Volume, table: tuple[Run, ...]) -> bool:
+    """Whether every change that the log holds is in the files too."""
+    log = find_attribute(device, volume, table, LOG_FILE, DATA)
     head = min(LOG_HEAD, log.size)
-    raw = b"".join(read_all(device, _ranges(volume, log.runs, 0, head)))
-    if not _log_is_clean(raw):
-        raise MapUnknown("its log holds changes that its files do not (hibernated, or not shut down cleanly)")
+    return _log_is_clean(b"".join(read_all(device, places(volume, log.runs, 0, head))))
 
 
 def _log_is_clean(raw: bytes) -> bool:
@@ -230,7 +243,7 @@ def _restart_pages(raw: bytes) -> Iterator[bytes]:
         yield page[offset:]
 
 
-def _used_ranges(device: BlockDevice, volume: _Volume, bitmap: Attribute) -> Iterator[tuple[int, int]]:
+def _used_ranges(device: BlockDevice, volume: Volume, bitmap: Attribute) -> Iterator[tuple[int, int]]:
     """Used clusters as bytes of the device; padding bits behind the last cluster say nothing."""
     gap = gap_units(volume.cluster_size)
     first = 0
@@ -240,19 +253,19 @@ def _used_ranges(device: BlockDevice, volume: _Volume, bitmap: Attribute) -> Ite
         first += len(raw) * 8
 
 
-def _bitmap_pieces(device: BlockDevice, volume: _Volume, bitmap: Attribute) -> Iterator[bytes]:
+def _bitmap_pieces(device: BlockDevice, volume: Volume, bitmap: Attribute) -> Iterator[bytes]:
     needed = -(-volume.clusters // 8)
     if min(bitmap.size, bitmap.initialised) < needed:
         raise MapUnknown("the bitmap is too short")
     if bitmap.resident:
         yield bitmap.content[:needed]
         return
-    for piece in _ranges(volume, bitmap.runs, 0, needed):
+    for piece in places(volume, bitmap.runs, 0, needed):
         for batch in in_pieces(*piece):
             yield from read_all(device, batch)
 
 
-def _check_own(used: Union, volume: _Volume, runs: Sequence[Run], device: BlockDevice) -> None:
+def _check_own(used: Union, volume: Volume, runs: Sequence[Run], device: BlockDevice) -> None:
     """The bitmap must know of the table and of itself; on a running machine it may lag behind them."""
     own = [
         (volume.start + run.lcn * volume.cluster_size, run.count * volume.cluster_size)

@@ -17,6 +17,8 @@ SECTOR = 512
 ATTRIBUTE_LIST = 0x20
 VOLUME_INFORMATION = 0x70
 DATA = 0x80
+INDEX_ROOT = 0x90
+INDEX_ALLOCATION = 0xA0
 END = 0xFFFFFFFF
 IN_USE = 0x1
 REFERENCE_MASK = (1 << 48) - 1
@@ -101,7 +103,7 @@ def _non_resident(raw: bytes, kind: int, name_length: int, flags: int) -> Attrib
         raise MapUnknown("a damaged attribute")
     first, last, offset = struct.unpack_from("<QQH", raw, 16)
     size, initialised = struct.unpack_from("<QQ", raw, 48) if len(raw) >= 64 else (0, 0)
-    wanted = kind in (ATTRIBUTE_LIST, DATA) and not name_length
+    wanted = kind == INDEX_ALLOCATION or (kind in (ATTRIBUTE_LIST, DATA) and not name_length)
     if wanted and flags:
         raise MapUnknown("a compressed, sparse or encrypted system file")
     runs = tuple(_runs(raw[offset:], first)) if wanted else ()
@@ -128,17 +130,17 @@ def _runs(pairs: bytes, vcn: int) -> Iterator[Run]:
         at += 1 + count_size + step_size
 
 
-def listed_records(content: bytes, kind: int) -> list[int]:
-    """The records that an attribute list names for the unnamed attribute of a type, in its order."""
+def listed_records(content: bytes, kind: int, name_length: int = 0) -> list[int]:
+    """The records that an attribute list names for an attribute of a type and a name so long, in order."""
     records: list[int] = []
     at = 0
     while at + 26 <= len(content):
         # 4 length, 6 length of the name, 16 reference of the record.
-        found, size, name_length = struct.unpack_from("<IHB", content, at)
+        found, size, length = struct.unpack_from("<IHB", content, at)
         if size < 26:
             raise MapUnknown("a damaged attribute list")
         record = struct.unpack_from("<Q", content, at + 16)[0] & REFERENCE_MASK
-        if found == kind and not name_length and record not in records[-1:]:
+        if (found, length) == (kind, name_length) and record not in records[-1:]:
             records.append(record)
         at += size
     return records
