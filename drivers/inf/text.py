@@ -162,6 +162,8 @@ def _body(line: str) -> tuple[str, bool]:
 
 
 def _without_comment(line: str) -> tuple[str, bool]:
+    if ";" not in line:
+        return line, line.count('"') % 2 == 1
     if '"' not in line and "%" not in line:
         return line.partition(";")[0].rstrip(), False
     for found in _SPECIAL.finditer(line):

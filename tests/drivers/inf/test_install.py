@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.inf.index import best, read_index
+from drivers.inf.index import best, packages, read_index
 from drivers.inf.model import (
     Architecture,
     DeviceIds,
@@ -62,7 +62,7 @@ class TestSections:
     def test_services_of_the_plain_section_are_not_those_of_a_platform_one(self, tmp_path: Path) -> None:
         """SetupAPI asks for [ACTUAL.Services] alone."""
         pack(tmp_path, WHOLE.replace("[Install]", "[Install.NT]"))
-        assert found(tmp_path).install.services == ()
+        assert reason(tmp_path) == "a.inf: [Install.nt] names no service that drives the device"
 
     def test_a_missing_section_is_named(self, tmp_path: Path) -> None:
         pack(tmp_path, WHOLE.replace("= Install,", "= Elsewhere,"))
@@ -128,11 +128,12 @@ class TestServices:
 
     def test_a_null_driver_is_no_service(self, tmp_path: Path) -> None:
         pack(tmp_path, WHOLE.replace("AddService = a,2,Service", "AddService = ,2"))
-        assert found(tmp_path).install.services == ()
+        assert "names no service" in reason(tmp_path)
+        assert packages(read_index(tmp_path), TEN).usable[0].installs[0].services == ()
 
     def test_a_filter_is_no_function_driver(self, tmp_path: Path) -> None:
         pack(tmp_path, WHOLE.replace("= a,2,Service", "= a,,Service"))
-        assert found(tmp_path).install.function_driver is None
+        assert "names no service" in reason(tmp_path)
 
     @pytest.mark.parametrize(
         ("old", "new"),
