@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from p2v.disk.bitlocker import is_bitlocker
 from p2v.errors import ConnectionLost, TransportError
 from p2v.grades import against_snapshots, mounted_on, shadowed_on
 from p2v.model import Consistency, Extent, MountedFilesystem, PassKind, Plan, Reached
@@ -19,9 +20,6 @@ from p2v.passes import Open, Passes
 from p2v.transports import Piece, SnapshotKeeper, Snapshots, SnapshotSize
 from p2v.transports.windows import WindowsDisk
 from p2v.window import NotReached
-
-BITLOCKER = b"-FVE-FS-"
-"""In the boot sector of an encrypted volume, behind the jump (libbde, BDE format)."""
 
 BOOT_SECTOR = 512
 MORE_ROOM = "More room for them, on the source: vssadmin resize shadowstorage /for=C: /on=C: /maxsize=20%"
@@ -100,7 +98,7 @@ def _compose(passes: Passes, one: Open, shadows: Sequence[Shadow], unsure: list[
 
 def _require_plain(raw: WindowsDisk, shadow: Shadow) -> None:
     """A snapshot of an encrypted volume is plaintext, for which its loader is not prepared."""
-    if raw.read(shadow.volume.start, BOOT_SECTOR)[3:11] == BITLOCKER:
+    if is_bitlocker(raw.read(shadow.volume.start, BOOT_SECTOR)):
         place = shadow.volume.place
         raise TransportError(
             f"{place} is encrypted with BitLocker",

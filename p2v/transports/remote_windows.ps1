@@ -195,7 +195,6 @@ function Get-Encrypted {
 function Get-Disks {
     $storage = 'root\Microsoft\Windows\Storage'
     $known = @(Get-OrElse @() { Get-CimInstance -Namespace $storage -ClassName MSFT_Disk })
-    $partitions = @(Get-CimInstance -ClassName Win32_DiskPartition)
     foreach ($one in @(Get-CimInstance -ClassName Win32_DiskDrive)) {
         $more = $known | Where-Object { $_.Number -eq $one.Index } | Select-Object -First 1
         $path = "\\.\PhysicalDrive$($one.Index)"
@@ -214,9 +213,6 @@ function Get-Disks {
             offline = [bool]$(if ($more) { $more.IsOffline } else { $false })
             media = [string]$one.MediaType
             pnp = [string]$one.PNPDeviceID
-            partitions = @($partitions | Where-Object { $_.DiskIndex -eq $one.Index } | ForEach-Object {
-                @{ start = [long]$_.StartingOffset; length = [long]$_.Size; type = [string]$_.Type }
-            })
         }
     }
 }

@@ -1,5 +1,6 @@
-"""What stands in the way of a copy of a running Windows, each with the command that mends it.
+"""What a running Windows says of itself that stands in the way of a copy, with the command that mends it.
 
+What its disks show, whoever reads them, is in `p2v/windows_findings.py`.
 Numbers: Win32_EncryptableVolume (learn.microsoft.com), ProtectionStatus and ConversionStatus.
 """
 
@@ -28,17 +29,14 @@ class Encrypted:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What of the inventory decides: `dynamic` and `spaces` are paths of disks."""
+    """What of the inventory decides: `spaces` are paths of disks."""
 
     hiberboot: bool
     pending_reboots: tuple[str, ...]
     encrypted: tuple[Encrypted, ...]
-    dynamic_system: bool
-    dynamic: tuple[str, ...]
     spaces: tuple[str, ...]
     architecture: str
     uefi_32: bool
-    version: tuple[int, ...]
 
 
 def findings(seen: Circumstances) -> tuple[Finding, ...]:
@@ -63,12 +61,6 @@ def _about_encrypted(volume: Encrypted) -> Iterator[Finding]:
 
 
 def _about_disks(seen: Circumstances) -> Iterator[Finding]:
-    for path in seen.dynamic:
-        yield Finding(
-            Severity.BLOCKER if seen.dynamic_system else Severity.WARNING,
-            f"{path} is a dynamic disk",
-            "Back up its volumes, then on the source in diskpart: select disk N, delete them, convert basic",
-        )
     for path in seen.spaces:
         yield Finding(
             Severity.WARNING,

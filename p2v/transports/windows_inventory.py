@@ -46,9 +46,6 @@ SPACES = 16
 FCPH_NAME, EUI64 = 3, 2
 """MSFT_Disk.UniqueIdFormat: an NAA name, which Linux calls the WWN."""
 
-DYNAMIC = "logical disk manager"
-"""In Win32_DiskPartition.Type, which is never translated."""
-
 
 def _as_list(value: Any) -> Any:
     """PowerShell 5.1 may wrap a list as {"value": [...], "Count": n}."""
@@ -95,12 +92,6 @@ class VolumeFacts(Strict):
 Volumes = Annotated[list[VolumeFacts], BeforeValidator(_as_list), Field(max_length=MANY)]
 
 
-class _PartitionFacts(Strict):
-    start: int = Field(ge=0, lt=SIZE_LIMIT)
-    length: int = Field(ge=0, lt=SIZE_LIMIT)
-    type: str
-
-
 class _DiskFacts(Strict):
     number: int = Field(ge=0, lt=2**32)
     size: int = Field(ge=0, lt=SIZE_LIMIT)
@@ -115,11 +106,6 @@ class _DiskFacts(Strict):
     offline: bool
     media: str
     pnp: str
-    partitions: Annotated[list[_PartitionFacts], BeforeValidator(_as_list), Field(max_length=MANY)]
-
-    @property
-    def dynamic(self) -> bool:
-        return any(DYNAMIC in one.type.lower() for one in self.partitions)
 
 
 class _NicFacts(Strict):
@@ -267,7 +253,7 @@ def _disk(facts: _DiskFacts, used: set[str]) -> Disk:
         wwn=_wwn(facts),
         model=facts.model,
         names=(path,),
-        idle=path not in used and not facts.dynamic,
+        idle=path not in used,
     )
 
 
@@ -304,17 +290,13 @@ def _addresses(addresses: Sequence[str], masks: Sequence[str]) -> Iterator[str]:
 
 
 def _circumstances(facts: WindowsFacts) -> Circumstances:
-    home = _system_disk(facts)
     return Circumstances(
         hiberboot=facts.hiberboot and facts.hibernate,
         pending_reboots=tuple(facts.pending_reboots),
         encrypted=tuple(
             Encrypted(one.place or one.name, one.protection, one.conversion) for one in facts.encrypted
         ),
-        dynamic_system=any(one.dynamic and one.number == home for one in facts.disks),
-        dynamic=tuple(disk_path(one.number) for one in facts.disks if one.dynamic),
         spaces=tuple(disk_path(one.number) for one in facts.disks if one.bus == SPACES),
         architecture=_system(facts).architecture,
         uefi_32=_firmware(facts) is Firmware.UEFI and not facts.is_64_bit,
-        version=tuple(int(word) for word in facts.version.split(".")),
     )

@@ -159,11 +159,16 @@ def read(disk: Opened, offset: int, size: int, state: State) -> bytes:
 
 
 def fault(state: State, moment: str) -> None:
-    """What goes wrong, once, at this moment."""
-    what, when = (state.get("fault", "") + "@").split("@")[:2]
-    if when != moment or Path(state["log"] + ".fault").exists():
+    """What goes wrong, once: at a moment that was said before, or now."""
+    at, now = state.get("fault", ""), Path(state["log"] + ".now")
+    if moment.startswith("block") and now.exists():
+        what = now.read_text()
+        now.unlink()
+    elif at.endswith("@" + moment) and not Path(state["log"] + ".fault").exists():
+        Path(state["log"] + ".fault").touch()
+        what = at.partition("@")[0]
+    else:
         return
-    Path(state["log"] + ".fault").touch()
     if what == "killed":
         os.kill(os.getpid(), 9)
     elif what == "nonsense":

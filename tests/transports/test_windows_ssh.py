@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,13 +164,13 @@ def create(source: WindowsSource) -> tuple[str, ...]:
 
 def test_snapshots_go_at_the_end_whatever_happens(source: WindowsSource) -> None:
     assert create(source) == (SHADOW,)
-    until_none(source)
+    source.wait_until_clean()
 
 
 def test_snapshots_go_when_the_session_is_killed(source: WindowsSource) -> None:
     with pytest.raises(ConnectionLost):
         create_and_cut(source)
-    until_none(source)
+    source.wait_until_clean()
 
 
 def create_and_cut(source: WindowsSource) -> None:
@@ -180,13 +179,6 @@ def create_and_cut(source: WindowsSource) -> None:
         assert source.shadows()
         source.sshd.cut()
         keeper.remove()
-
-
-def until_none(source: WindowsSource) -> None:
-    deadline = time.monotonic() + 20
-    while source.shadows() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not source.shadows()
 
 
 @pytest.mark.parametrize("code", [*REASONS, 99])

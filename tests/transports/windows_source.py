@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,13 @@ class WindowsSource:
 
     def change(self, **values: object) -> None:
         self.state.write_text(json.dumps({**json.loads(self.state.read_text()), **values}))
+
+    def wait_until_clean(self) -> None:
+        """Snapshots go a moment after the line did."""
+        deadline = time.monotonic() + 20
+        while self.shadows() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not self.shadows()
 
     def log(self) -> str:
         return (self.folder / "log").read_text()
