@@ -14,11 +14,12 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 import conversions
+from drivers.inf.index import DriverIndex
 from p2v.atomic import write_atomically
 from p2v.errors import UsageError
 from p2v.guest import Access, Guest, GuestDisk, open_guest
-from p2v.guest_inspect import mount_root, operating_system
 from p2v.guest_resize import grow, shrink
+from p2v.guest_systems import InstalledSystem, open_system
 from p2v.guest_unlock import Keys
 from p2v.house import House
 from p2v.journal import to_json
@@ -31,6 +32,7 @@ from p2v.model import (
     PlannedNic,
     Removal,
 )
+from p2v.restore.firmwares import change_firmware, entries_of
 from p2v.restore.hardware import PHYSICAL, pack_of
 from p2v.restore.images import make_overlay, open_overlay
 from p2v.restore.model import DiskMove, FirmwareEntry, Prepared, PreparedDisk, RestorePlan
@@ -53,8 +55,12 @@ _NOTE = TypeAdapter(_Note)
 _PLAN = TypeAdapter(RestorePlan)
 
 
-def prepare(plan: RestorePlan, folder: Path, house: House, keys: Keys) -> Prepared:
+def prepare(
+    plan: RestorePlan, folder: Path, house: House, keys: Keys, index: DriverIndex | None = None
+) -> Prepared:
     """The images of `plan` in `folder`, as they are to be written; made once, found there afterwards.
+
+    `index` holds the drivers that the user gave for a Windows.
 
     Raises GuestError, TargetError, TransportError.
     """
@@ -62,7 +68,7 @@ def prepare(plan: RestorePlan, folder: Path, house: House, keys: Keys) -> Prepar
     done = _read_note(folder / NOTE, digest)
     if done:
         return done
-    prepared = _prepare(plan, folder, house, keys) if plan.convert else _as_they_are(plan)
+    prepared = _prepare(plan, folder, house, keys, index) if plan.convert else _as_they_are(plan)
     write_atomically(folder / NOTE, to_json(_NOTE, _Note(digest, prepared)))
     return prepared
 
@@ -97,13 +103,15 @@ class _Work:
         return self.move.target.size > self.move.source.disk.size
 
 
-def _prepare(plan: RestorePlan, folder: Path, house: House, keys: Keys) -> Prepared:
+def _prepare(
+    plan: RestorePlan, folder: Path, house: House, keys: Keys, index: DriverIndex | None
+) -> Prepared:
     works = [_Work(move, relayout(move), folder / f"disk{move.index}.qcow2") for move in plan.moves]
     for work in works:
         make_overlay(work.move.source, work.overlay, work.move.target.size)
     _reshape([work for work in works if work.longer], house)
     with house.ui.phase("Converting the system for the machine"):
-        conversion, entries, warnings = _convert(plan, works, house, keys)
+        conversion, entries, warnings = _convert(plan, works, house, keys, index)
     _reshape([work for work in works if not work.longer], house)
     disks = (PreparedDisk(work.overlay, ImageFormat.QCOW2, work.move.target.size) for work in works)
     return Prepared(tuple(disks), conversion, entries, (*warnings, *conversion.warnings))
@@ -126,22 +134,40 @@ def _reshape(works: Sequence[_Work], house: House) -> None:
 
 
 def _convert(
-    plan: RestorePlan, works: Sequence[_Work], house: House, keys: Keys
+    plan: RestorePlan, works: Sequence[_Work], house: House, keys: Keys, index: DriverIndex | None
 ) -> tuple[Conversion, tuple[FirmwareEntry, ...], tuple[str, ...]]:
     disks = [GuestDisk(work.overlay, ImageFormat.QCOW2) for work in works]
     accelerator = house.accelerator().accelerator
     with open_guest(disks, access=Access.READ_WRITE, accelerator=accelerator) as guest:
-        machine = _machine(plan)
-        root = mount_root(guest, machine=machine, keys=keys)
-        machine = replace(root.machine or machine, os=machine.os or operating_system(guest))
-        conversion = _convert_system(guest, plan, machine)
+        inside = open_system(guest, machine=_machine(plan), keys=keys)
+        machine = _seen(plan, inside)
+        changed = () if inside.hives else _change_firmware(guest, machine, plan)
+        conversion = _convert_system(inside, plan, machine, index)
+        entries = _entries(guest, machine, plan, inside)
+        root = guest.mounted().get("/", "")
         guest.unmount_all()
-        warnings = tuple(
-            warning
-            for index, work in enumerate(works)
-            for warning in _resize(guest, index, work, root.device)
-        )
-    return conversion, (), (*root.warnings, *warnings)
+        grown = [_resize(guest, number, work, root) for number, work in enumerate(works)]
+    warnings = (*inside.warnings, *changed, *(warning for each in grown for warning in each))
+    return conversion, entries, warnings
+
+
+def _seen(plan: RestorePlan, inside: InstalledSystem) -> Machine:
+    """A rescue system, or an image, could not say which system is on the disks."""
+    machine = inside.machine or _machine(plan)
+    return machine if machine.os else replace(machine, os=inside.look().os)
+
+
+def _change_firmware(guest: Guest, machine: Machine, plan: RestorePlan) -> tuple[str, ...]:
+    return change_firmware(guest, machine, plan.guest.firmware, plan.metal.firmware)
+
+
+def _entries(
+    guest: Guest, machine: Machine, plan: RestorePlan, inside: InstalledSystem
+) -> tuple[FirmwareEntry, ...]:
+    """A Windows writes its own entry as it starts."""
+    if plan.metal.firmware is Firmware.BIOS or inside.hives:
+        return ()
+    return tuple(replace(one, disk=plan.moves[one.disk].index) for one in entries_of(guest, machine))
 
 
 def _resize(guest: Guest, index: int, work: _Work, root: str) -> tuple[str, ...]:
@@ -161,15 +187,20 @@ def _machine(plan: RestorePlan) -> Machine:
     return replace(plan.guest, disks=tuple(move.source.disk for move in plan.moves), firmware=firmware)
 
 
-def _convert_system(guest: Guest, plan: RestorePlan, machine: Machine) -> Conversion:
+def _convert_system(
+    inside: InstalledSystem, plan: RestorePlan, machine: Machine, index: DriverIndex | None
+) -> Conversion:
+    tools = CleanUp() if inside.hives else CleanUp(remove=(Removal.GUEST_TOOLS,))
     return conversions.convert(
-        guest,
+        inside.files,
         machine,
         nics=_nics(plan),
         firmware=plan.metal.firmware,
         platform=PHYSICAL,
         pack=pack_of(plan.metal, [move.target for move in plan.moves]),
-        clean_up=CleanUp(remove=(Removal.GUEST_TOOLS,)),
+        clean_up=tools,
+        hives=inside.hives,
+        index=index,
     )
 
 
