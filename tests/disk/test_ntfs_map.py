@@ -112,9 +112,9 @@ def test_a_dirty_volume_is_copied_whole(made: Maker, tmp_path: Path) -> None:
 
 def log_offset(image: Path) -> int:
     with opened(image) as device:
-        volume = ntfs._read_boot(device, 0, device.size)
-        table = ntfs._master_table(device, volume)
-        log = ntfs._attribute(device, volume, table, ntfs.LOG_FILE, ntfs_record.DATA)
+        volume = ntfs.read_boot(device, 0, device.size)
+        table = ntfs.master_table(device, volume)
+        log = ntfs.find_attribute(device, volume, table, ntfs.LOG_FILE, ntfs_record.DATA)
         return log.runs[0].lcn * volume.cluster_size
 
 
@@ -196,13 +196,13 @@ class Editor:
     def __init__(self, image: Path) -> None:
         self.image = image
         with opened(image) as device:
-            self.volume = ntfs._read_boot(device, 0, device.size)
-            self.table = ntfs._master_table(device, self.volume)
+            self.volume = ntfs.read_boot(device, 0, device.size)
+            self.table = ntfs.master_table(device, self.volume)
 
     def place(self, number: int) -> int:
         with opened(self.image) as device:
             size = self.volume.record_size
-            [(offset, _)] = ntfs._ranges(self.volume, self.table, number * size, size)
+            [(offset, _)] = ntfs.places(self.volume, self.table, number * size, size)
         assert device.size > offset
         return offset
 
@@ -354,7 +354,7 @@ def test_a_table_whose_pieces_lead_to_one_another(made: Maker, tmp_path: Path) -
 
 def test_runs_outside_the_volume_are_unknown(made: Maker) -> None:
     with opened(made("4k").path) as device:
-        volume = ntfs._read_boot(device, 0, device.size)
+        volume = ntfs.read_boot(device, 0, device.size)
     ntfs._check_runs(volume, [Run(0, volume.clusters - 2, 2)])
     for runs in ([Run(0, volume.clusters - 1, 2)], [Run(1, 5, 2)], [Run(0, 5, 2), Run(3, 9, 1)]):
         with pytest.raises(MapUnknown):
@@ -364,9 +364,9 @@ def test_runs_outside_the_volume_are_unknown(made: Maker) -> None:
 def test_the_bitmap_must_know_of_itself(made: Maker, tmp_path: Path) -> None:
     image = own_copy(made, "4k", tmp_path)
     with opened(image) as device:
-        volume = ntfs._read_boot(device, 0, device.size)
-        bitmap = ntfs._attribute(
-            device, volume, ntfs._master_table(device, volume), ntfs.BITMAP, ntfs_record.DATA
+        volume = ntfs.read_boot(device, 0, device.size)
+        bitmap = ntfs.find_attribute(
+            device, volume, ntfs.master_table(device, volume), ntfs.BITMAP, ntfs_record.DATA
         )
     poke(image, bitmap.runs[0].lcn * 4096, bytes(2000))
     assert "free" in volumes.warning_of(image)
