@@ -197,7 +197,8 @@ class ProductType(StrEnum):
 class WindowsSystem:
     """The version of a Windows, as its kernel counts: 5.1 is XP, 6.1 is 7, 10.0 with build 26100 is 2025.
 
-    `root` is its folder on the volume that holds it, as it is written there: `/Windows`.
+    `root` is its folder on the volume that holds it, as it is written there: `/Windows`; `drive` is what a
+    running one calls that volume, `C:`, and empty on a disk at rest.
     """
 
     major: int
@@ -206,6 +207,7 @@ class WindowsSystem:
     product_type: ProductType = ProductType.WORKSTATION
     edition: str = ""
     root: str = "/Windows"
+    drive: str = ""
 
     @property
     def version(self) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from p2v import guest_wishes
 from p2v.errors import PlanRefused
-from p2v.grades import choose_consistency
+from p2v.grades import choose_consistency, has_shadows
 from p2v.model import (
     FREEZE_SECONDS,
     Choice,
@@ -215,14 +215,21 @@ def _about_root(machine: Machine) -> list[Finding]:
     """On a running machine the root must be on a disk that is captured, or behind something on one."""
     if not machine.live:
         return []
+    root = _root_place(machine)
     behind = {"LVM2_member", "linux_raid_member", "crypto_LUKS", "btrfs", "bcache"}
     for disk in machine.disks:
         parts = disk.partitions or (Partition(0, 0, disk.size, "", filesystem=disk.filesystem),)
         for part in parts:
-            if part.mountpoint == "/" or (part.filesystem and part.filesystem.kind in behind):
+            if part.mountpoint == root or (part.filesystem and part.filesystem.kind in behind):
                 return []
     message = f"The root filesystem of {machine.hostname} is on none of the chosen disks"
     return [Finding(Severity.BLOCKER, message, "Choose its disk too with --disk")]
+
+
+def _root_place(machine: Machine) -> str:
+    """Where a running system has what it starts from."""
+    windows = machine.os.windows if machine.os else None
+    return f"{windows.drive}\\" if windows and windows.drive else "/"
 
 
 def _warnings(machine: Machine, captured: Machine) -> Iterable[str]:
@@ -248,7 +255,8 @@ def _grade_words(plan: Plan) -> str:
         case Consistency.OFFLINE:
             return "offline: nobody uses the disks"
         case Consistency.SNAPSHOT:
-            return "snapshot: of every mounted logical volume, removed afterwards"
+            what = "NTFS and ReFS volume (VSS)" if has_shadows(plan.machine) else "mounted logical volume"
+            return f"snapshot: of every {what}, removed afterwards"
         case Consistency.FROZEN:
             return f"frozen: filesystems stand still at the end, for {plan.freeze_limit:g} s at the most"
         case grade:

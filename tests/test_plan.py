@@ -23,6 +23,7 @@ from p2v.model import (
     Plan,
     Severity,
     TableKind,
+    WindowsSystem,
 )
 from p2v.plan import Offer, Wishes, choose_disks, describe, make_plan, name_of
 from p2v.targets import libvirt
@@ -108,6 +109,20 @@ def test_every_reason_is_given_at_once() -> None:
     findings = (Finding(Severity.BLOCKER, "first"), Finding(Severity.BLOCKER, "second"))
     with pytest.raises(PlanRefused, match=r"first\n- second"):
         plan_for(replace(MACHINE, findings=findings))
+
+
+def test_the_root_of_a_windows_is_its_own_drive() -> None:
+    windows = OperatingSystem("windows", "10.0.19041", "Windows 10", "windows", windows=WindowsSystem(
+        10, 0, 19041, drive="C:"
+    ))  # fmt: skip
+    volume = MountedFilesystem("C:\\", "NTFS", ("/dev/sda",), 2**20, 3 * GiB, "\\\\?\\Volume{1}\\")
+    disk = replace(SDA, partitions=(replace(ROOT, mountpoint="C:\\"),))
+    plan = plan_for(replace(MACHINE, os=windows, disks=(disk,), mounted=(volume,)))
+    assert plan.consistency is Consistency.SNAPSHOT
+    assert "of every NTFS and ReFS volume (VSS)" in describe(plan)
+    other = replace(disk, partitions=(replace(ROOT, mountpoint="D:\\"),))
+    with pytest.raises(PlanRefused, match="root filesystem"):
+        plan_for(replace(MACHINE, os=windows, disks=(other,), mounted=(volume,)))
 
 
 def test_a_root_behind_lvm_is_believed() -> None:

@@ -238,7 +238,12 @@ def _system(facts: WindowsFacts) -> OperatingSystem:
         architecture=PROCESSORS.get(facts.processor, "x86_64" if facts.is_64_bit else "i686"),
         machine_id=facts.machine_guid.lower(),
         windows=WindowsSystem(
-            major, minor, build, PRODUCTS.get(facts.product_type, ProductType.WORKSTATION), facts.edition
+            major,
+            minor,
+            build,
+            PRODUCTS.get(facts.product_type, ProductType.WORKSTATION),
+            facts.edition,
+            drive=facts.system_drive.rstrip("\\"),
         ),
     )
 

@@ -129,6 +129,7 @@ def test_a_windows_10_with_uefi() -> None:
     assert (machine.os.id, machine.os.family, machine.os.version) == ("windows", "windows", "10.0.19041")
     assert (machine.os.name, machine.os.architecture) == ("Microsoft Windows 10 Pro", "x86_64")
     assert (machine.os.windows.build, machine.os.windows.edition) == (19041, "Professional")
+    assert machine.os.windows.drive == "C:"
     assert machine.firmware is Firmware.UEFI
     assert machine.disks == (
         Disk(
