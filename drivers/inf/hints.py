@@ -39,6 +39,13 @@ RELEASES = {
     "2k25": Release((10, 0, 26100), True),
 }
 
+ALIASES = {
+    **{"winxp": "xp", "win7": "w7", "win8": "w8", "win8.1": "w8.1", "win10": "w10", "win11": "w11"},
+    **{"2003": "2k3", "2008": "2k8", "2008r2": "2k8r2", "2012": "2k12", "2012r2": "2k12r2"},
+    **{"2016": "2k16", "2019": "2k19", "2022": "2k22", "2025": "2k25"},
+}
+"""Names that other packs have for them; VMware's calls its folders `Vista`, `Win8`, `Win10`."""
+
 Closeness = tuple[int, bool, tuple[int, int, int], bool]
 """Sorts the better folder first."""
 
@@ -47,8 +54,8 @@ def closeness(path: str, windows: Windows) -> Closeness:
     """How well the folders of an INF's path suit a Windows: its own, no hint at all, an older, a newer
     one's.
     """
-    names = (name for name in path.lower().split("/")[:-1] if name in RELEASES)
-    release = RELEASES.get(next(names, ""))
+    names = (ALIASES.get(name, name) for name in path.lower().split("/")[:-1])
+    release = next((RELEASES[name] for name in names if name in RELEASES), None)
     if release is None:
         return (1, False, (0, 0, 0), False)
     own, other = own_version(windows), release.server not in (None, _is_server(windows))

@@ -153,6 +153,9 @@ def _match(file: InfFile, windows: Windows, ids: DeviceIds, tree: Tree) -> Match
         return _why_not(resolved, windows)
     score, descriptor = min(scored, key=lambda each: each[0])
     install = package.install(descriptor.section)
+    device = {each.upper() for each in (*ids.hardware, *ids.compatible)}
+    if not device.isdisjoint(each.upper() for each in install.excluded):
+        return f"[{install.actual}] excludes the device"
     if install.function_driver is None and not install.needs:
         return f"[{install.actual}] names no service that drives the device"
     return Match(package, descriptor, install, rank(package, install, score))

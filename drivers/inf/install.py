@@ -39,6 +39,7 @@ def install_section(
         include=_both(inf, actual, "include"),
         needs=_both(inf, actual, "needs"),
         feature_score=_feature_score(inf, actual),
+        excluded=inf.values(actual, "excludeid"),
     )
 
 

@@ -216,7 +216,8 @@ class InstallSection:
     """A DDInstall section, whole: `name` as the Models line says it, `actual` with its platform suffix.
 
     `software` goes below the driver's software key, `hardware` below the device's own key. `include` and
-    `needs` name inbox INF files and their sections, which the first boot installs.
+    `needs` name inbox INF files and their sections, which the first boot installs. `excluded` are ids of
+    devices that the section must not drive.
     """
 
     name: str
@@ -228,6 +229,7 @@ class InstallSection:
     include: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     feature_score: int = 0xFF
+    excluded: tuple[str, ...] = ()
 
     @property
     def function_driver(self) -> Service | None:

@@ -50,8 +50,8 @@ def resolve(file: InfFile, windows: Windows, tree: Tree) -> Resolved:
     found = _found(file.inf, windows)
     if not found.models:
         raise InfError(_why_nothing(file.inf, windows))
-    catalog = _catalog(file, windows.architecture, tree)
-    checks = _Checks(tree, windows.architecture, signed=bool(catalog))
+    catalog, no_catalog = _catalog(file, windows.architecture, tree)
+    checks = _Checks(tree, windows.architecture, no_catalog)
     installs, broken = _installs(file, found.models, checks)
     if not installs:
         raise InfError(next(iter(broken.values())))
@@ -95,7 +95,7 @@ def _package(
         installs=tuple(installs.values()),
         contents=tuple(dict.fromkeys(filter(None, (file.path, catalog, *payload)))),
         strings=tuple(file.inf.strings.items()),
-        warnings=tuple(_unsigned_boot_drivers(installs.values(), checks)),
+        warnings=tuple(_warnings(file, installs.values(), checks)),
     )
 
 
@@ -158,18 +158,18 @@ def _descriptor(model: Model, install: InstallSection) -> Descriptor:
     )
 
 
-def _catalog(file: InfFile, architecture: Architecture, tree: Tree) -> str:
-    """Its path in the pack, beside the INF; empty where the INF names none. Raises InfError where it is
-    gone.
-    """
+def _catalog(file: InfFile, architecture: Architecture, tree: Tree) -> tuple[str, str]:
+    """The catalogue's path in the pack, beside the INF, or why there is none."""
     name = catalog_name(file.inf, architecture)
     if not name:
-        return ""
+        return "", "it names no catalogue"
     folder = file.path.rpartition("/")[0]
-    found = tree.find(f"{folder}/{file_name(name)}" if folder else file_name(name))
-    if tree.size(found) == 0:
-        raise InfError(f"its catalogue {found} is empty")
-    return found
+    own = file_name(name)
+    try:
+        found = tree.find(f"{folder}/{own}" if folder else own)
+    except InfError as error:
+        return "", f"its catalogue: {error.message}"
+    return (found, "") if tree.size(found) else ("", f"its catalogue {found} is empty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class _Checks:
 
     tree: Tree
     architecture: Architecture
-    signed: bool  # a catalogue vouches for all files
+    no_catalog: str  # why none vouches for the files; empty where one does
     seen: dict[str, Pe] = field(default_factory=dict)
 
     def check(self, section: InstallSection) -> None:
@@ -205,14 +205,20 @@ class _Checks:
         program = self.driver(file.source)
         if program.architecture is not self.architecture:
             raise InfError(f"{file.source} is for {program.architecture}, not for {self.architecture}")
-        if not program.signed and not self.signed:
-            raise InfError(f"{file.source} is not signed, and no catalogue vouches for it")
+        if not program.signed and self.no_catalog:
+            raise InfError(f"{file.source} is not signed, and no catalogue vouches for it: {self.no_catalog}")
 
     def _parse(self, path: str) -> Pe:
         try:
             return parse_pe(self.tree.read(path, HEAD), self.tree.size(path))
         except InfError as error:
             raise InfError(f"{path}: {error.message}") from error
+
+
+def _warnings(file: InfFile, installs: Iterable[InstallSection], checks: _Checks) -> Iterator[str]:
+    if checks.no_catalog:
+        yield f"{file.path}: {checks.no_catalog}, so Windows itself would call the package unsigned"
+    yield from _unsigned_boot_drivers(installs, checks)
 
 
 def _unsigned_boot_drivers(installs: Iterable[InstallSection], checks: _Checks) -> Iterator[str]:

@@ -89,13 +89,6 @@ class TestMissing:
         (tmp_path / "a.sys").rename(tmp_path / "a.sy_")
         assert "only compressed, as a.sy_" in reason(tmp_path)
 
-    def test_a_catalogue_that_is_listed_must_be_there(self, tmp_path: Path) -> None:
-        pack(tmp_path)
-        (tmp_path / "a.cat").unlink()
-        assert reason(tmp_path) == "a.inf: a.cat is missing from the pack"
-        (tmp_path / "a.cat").touch()
-        assert reason(tmp_path) == "a.inf: its catalogue a.cat is empty"
-
 
 ESCAPES = (
     *("..\\a.sys", "..", "...", ".. ", "../a.sys", "sub/a.sys", "sub\\..\\..\\a.sys", "/etc/passwd"),

@@ -213,7 +213,12 @@ class TestHints:
         assert [name for name in (*CLIENTS.values(), "2k12", "2k22") if self.fits(name, client)] == [folder]
 
     def test_the_layouts_of_virtio_win(self) -> None:
-        for path in ("viostor/w10/amd64/v.inf", "amd64/w10/v.inf", "drivers/by-os/amd64/W10/v.inf"):
+        for path in (
+            "viostor/w10/amd64/v.inf",
+            "amd64/w10/v.inf",
+            "drivers/by-os/amd64/W10/v.inf",
+            "pvscsi/Win10/amd64/v.inf",
+        ):
             assert closeness(path, TEN)[0] == 0
 
     def test_own_then_unknown_then_older_nearest_first_then_newer(self) -> None:

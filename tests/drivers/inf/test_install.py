@@ -96,6 +96,11 @@ class TestSections:
         pack(tmp_path, WHOLE + f"[Install]\nFeatureScore={score}")
         assert found(tmp_path).install.feature_score == 0xFD
 
+    def test_devices_that_a_section_excludes(self, tmp_path: Path) -> None:
+        pack(tmp_path, WHOLE + "[Install]\nExcludeID=PCI\\VEN_9999,pci\\ven_1234&dev_0001")
+        assert reason(tmp_path) == "a.inf: [Install] excludes the device"
+        assert found(tmp_path, device=DeviceIds(("PCI\\CC_0100",))).install.excluded
+
     def test_a_feature_score_is_a_byte(self, tmp_path: Path) -> None:
         pack(tmp_path, WHOLE + "[Install]\nFeatureScore=100")
         assert "FeatureScore is no byte" in reason(tmp_path)
@@ -201,12 +206,22 @@ class TestDrivers:
     def test_without_any_signature_are_refused(self, tmp_path: Path) -> None:
         text = WHOLE.replace("CatalogFile = a.cat", "")
         pack(tmp_path, text, a_sys=unsigned(AMD64))
-        assert reason(tmp_path) == "a.inf: a.sys is not signed, and no catalogue vouches for it"
+        assert reason(tmp_path).startswith(
+            "a.inf: a.sys is not signed, and no catalogue vouches for it: it names"
+        )
 
     def test_that_are_signed_themselves_need_no_catalogue(self, tmp_path: Path) -> None:
         pack(tmp_path, WHOLE.replace("CatalogFile = a.cat", ""))
         assert found(tmp_path).package.catalog == ""
         assert found(tmp_path).rank >> 24 > 0
+        assert "Windows itself would call the package unsigned" in found(tmp_path).package.warnings[0]
+
+    def test_without_their_catalogue_are_refused_and_it_is_named(self, tmp_path: Path) -> None:
+        pack(tmp_path, a_sys=unsigned(AMD64))
+        (tmp_path / "a.cat").unlink()
+        assert reason(tmp_path).endswith("vouches for it: its catalogue: a.cat is missing from the pack")
+        (tmp_path / "a.cat").touch()
+        assert reason(tmp_path).endswith("vouches for it: its catalogue a.cat is empty")
 
     def test_of_the_boot_that_only_a_catalogue_vouches_for_are_warned_of(self, tmp_path: Path) -> None:
         pack(tmp_path / "a", a_sys=unsigned(AMD64))
