@@ -119,7 +119,7 @@ def test_the_root_of_a_windows_is_its_own_drive() -> None:
     disk = replace(SDA, partitions=(replace(ROOT, mountpoint="C:\\"),))
     plan = plan_for(replace(MACHINE, os=windows, disks=(disk,), mounted=(volume,)))
     assert plan.consistency is Consistency.SNAPSHOT
-    assert "of every NTFS and ReFS volume (VSS)" in describe(plan)
+    assert "of every NTFS and ReFS volume (VSS)" in describe(plan, size="1 GiB")
     other = replace(disk, partitions=(replace(ROOT, mountpoint="D:\\"),))
     with pytest.raises(PlanRefused, match="root filesystem"):
         plan_for(replace(MACHINE, os=windows, disks=(other,), mounted=(volume,)))
