@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from p2v import __version__, batch_cli, doctor, license_cli, pipeline, report
+from p2v import __version__, batch_cli, doctor, license_cli, pipeline, report, restore_cli
 from p2v.errors import ExitCode, P2VError, Terminated
 from p2v.house import House
 from p2v.job import Job, parse_removals, parse_size
@@ -93,6 +93,15 @@ def guest_options(command: Command) -> Command:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def driver_options(command: Command) -> Command:
+    """What the hypervisor's devices need that a Windows does not bring."""
+    return click.option(
+        "--drivers",
+        type=click.Path(path_type=Path, resolve_path=True),
+        help="Drivers for a Windows guest: a folder, or an ISO image such as virtio-win's.",
+    )(command)
 
 
 def fault_options(command: Command) -> Command:
@@ -213,6 +222,7 @@ def machine_options(command: Command) -> Command:
 @vsphere_options
 @capture_options
 @guest_options
+@driver_options
 @fault_options
 @source_options
 @common_options
@@ -253,6 +263,7 @@ def _show_receipt(receipt: Receipt, directory: Path, house: House, *, as_json: b
 @click.argument("run", type=click.Path(path_type=Path))
 @machine_options
 @vsphere_options
+@driver_options
 @common_options
 def emit(run: Path, targets: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Make virtual machines for other hypervisors out of what a run has captured."""
@@ -265,11 +276,18 @@ def emit(run: Path, targets: tuple[str, ...], as_json: bool, **options: Any) -> 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @fault_options
+@driver_options
 @common_options
-def resume(run: Path, allow_bad_sectors: bool, retry_for: str, as_json: bool, **options: Any) -> None:
+def resume(
+    run: Path, allow_bad_sectors: bool, retry_for: str, drivers: Path | None, as_json: bool, **options: Any
+) -> None:
     """Go on with a run that was interrupted."""
     house = make_house(options)
-    receipt = pipeline.resume(run, house, allow_bad_sectors=allow_bad_sectors, retry_for=retry_for)
+    if restore_cli.resume(run, house, retry_for=retry_for, as_json=as_json):
+        return
+    receipt = pipeline.resume(
+        run, house, allow_bad_sectors=allow_bad_sectors, retry_for=retry_for, drivers=drivers
+    )
     _show_receipt(receipt, run, house, as_json=as_json)
 
 
@@ -301,6 +319,8 @@ def runs(output: Path, as_json: bool, **options: Any) -> None:
 def show(run: Path, as_json: bool, **options: Any) -> None:
     """Show what a run did, or where it stands."""
     house = make_house(options)
+    if restore_cli.show(run, house, as_json=as_json):
+        return
     journal, receipt = pipeline.show(run)
     if receipt is None:
         house.ui.result(report.journal_json(journal) if as_json else report.journal_text(journal, run))
@@ -328,6 +348,8 @@ def doctor_command(as_json: bool, **options: Any) -> None:
 
 cli.add_command(license_cli.group)
 cli.add_command(batch_cli.batch)
+cli.add_command(restore_cli.restore)
+cli.add_command(restore_cli.rollback)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -9,13 +9,16 @@ capture feeds many targets: `emit` begins where `capture` ends.
 
 from __future__ import annotations
 
+import logging
+import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from p2v import licenses, rooms
 from p2v.capture import capture, is_captured
+from p2v.driver_shelf import DriverShelf
 from p2v.errors import UsageError
 from p2v.guest_unlock import read_keys
 from p2v.house import House, Source
@@ -25,6 +28,11 @@ from p2v.model import Goal, Plan, Proof, Receipt
 from p2v.outputs import boot_proof, make_outputs
 from p2v.plan import findings
 from p2v.probe import Scan, estimate
+from p2v.restore import rooms as back
+from p2v.restore.job import Kind, RestoreJob, restore_job_from_json
+from p2v.restore.model import RestorePlan
+from p2v.restore.planning import require_erase
+from p2v.restore.runs import RestoreReceipt, RestoreRun, create_restore_run, open_restore_run
 from p2v.run import Run, RunState, create_run, list_runs, open_run, read_journal, read_receipt
 from p2v.vsphere.settings import Destination
 
@@ -36,8 +44,12 @@ __all__ = [
     "emit",
     "list_runs",
     "plan_job",
+    "plan_restore",
     "prove",
+    "restore",
     "resume",
+    "resume_restore",
+    "rollback_forecast",
     "scan",
     "show",
     "work",
@@ -55,6 +67,7 @@ class EmitWishes:
     memory: int | None = None
     prove: bool = False
     vsphere: Destination | None = None
+    drivers: Path | None = None
 
 
 def plan_job(job: Job, house: House) -> Plan:
@@ -82,10 +95,17 @@ def convert(job: Job, house: House) -> Receipt:
             return _carry_out(run, plan, source, house)
 
 
-def resume(directory: Path, house: House, *, allow_bad_sectors: bool = False, retry_for: str = "") -> Receipt:
+def resume(
+    directory: Path,
+    house: House,
+    *,
+    allow_bad_sectors: bool = False,
+    retry_for: str = "",
+    drivers: Path | None = None,
+) -> Receipt:
     """Go on with a run. The source is asked again only while its disks are not captured whole.
 
-    What its job says of faults may be changed: empty or false means as it was.
+    What its job says of faults, and where its drivers are, may be changed: empty or false means as it was.
     """
     with open_run(directory, redactor=house.keyring.redactor) as run:
         job = job_from_json(run.job, where=directory)
@@ -93,6 +113,7 @@ def resume(directory: Path, house: House, *, allow_bad_sectors: bool = False, re
             job,
             allow_bad_sectors=allow_bad_sectors or job.allow_bad_sectors,
             retry_for=retry_for or job.retry_for,
+            drivers=drivers or job.drivers,
         )
         with Source(job, house) as source:
             return _carry_out(run, _plan_of_today(run, job, source, house), source, house)
@@ -121,7 +142,9 @@ def _make(run: Run, plan: Plan, source: Source, house: House) -> Receipt:
     source.close()
     if plan.goal is Goal.CAPTURE:
         return rooms.receipt(run, plan, images, stats)
-    outputs = make_outputs(run, plan, images, house, source.keys, destination=source.job.vsphere)
+    outputs = make_outputs(
+        run, plan, images, house, source.keys, destination=source.job.vsphere, shelf=source.drivers
+    )
     return rooms.receipt(run, plan, images, stats, outputs=outputs)
 
 
@@ -193,29 +216,94 @@ def emit(directory: Path, targets: tuple[str, ...], house: House, wishes: EmitWi
 
     Costs nothing where the run has cost its unit. Raises the subclass of P2VError of the person who must act.
     """
-    with open_run(directory, redactor=house.keyring.redactor) as run:
+    with ExitStack() as stack:
+        run = stack.enter_context(open_run(directory, redactor=house.keyring.redactor))
+        job = job_from_json(run.job, where=directory)
         job = replace(
-            job_from_json(run.job, where=directory),
+            job,
             targets=targets,
             cpus=wishes.cpus,
             memory=wishes.memory,
             prove=wishes.prove,
             vsphere=wishes.vsphere,
+            drivers=wishes.drivers or job.drivers,
         )
         images, stats = rooms.require_captured(run)
-        plan = rooms.plan_outputs(run, job, house)
+        shelf = stack.enter_context(DriverShelf(job.drivers))
+        plan = rooms.plan_outputs(run, job, house, shelf)
         rooms.require_space(directory.parent, plan)
         words = " ".join(f"--to {target}" for target in targets)
         words += f" {job.vsphere.words()}" if job.vsphere else ""
+        words += f" --drivers {shlex.quote(str(job.drivers))}" if wishes.drivers else ""
         with _resumable(run, f"p2v emit {run.path} {words}"), rooms.metered(run, plan, house) as unit:
             keys = read_keys(job.luks_key_files, house.ask_password)
-            outputs = make_outputs(run, plan, images, house, keys, destination=job.vsphere)
+            outputs = make_outputs(run, plan, images, house, keys, destination=job.vsphere, shelf=shelf)
             use = unit.commit()
             old = run.receipt() or rooms.receipt(run, run.plan, images, stats)
             receipt = rooms.with_outputs(run, old, outputs, use)
             run.write_receipt(receipt)
     licenses.warn(house)
     return receipt
+
+
+Confirm = Callable[[RestorePlan], tuple[str, ...]]
+"""Shows a person what will be erased; the serials that were typed."""
+
+
+def plan_restore(job: RestoreJob, house: House) -> RestorePlan:
+    """What `restore` would do, decided and refused as it would be; nothing is written. Raises P2VError."""
+    with Source(job.login, house) as machine:
+        return back.plan_of(job, machine, house)
+
+
+def restore(job: RestoreJob, house: House, confirm: Confirm) -> RestoreReceipt:
+    """Images become the disks of a physical machine, which runs a rescue system; so does a rollback.
+
+    Before anything is written, each disk was named by its serial twice; a rollback finds its own disks.
+
+    Raises the subclass of P2VError of the person who must act; what was written by then is not sent again.
+    """
+    with Source(job.login, house) as machine:
+        plan = back.plan_of(job, machine, house)
+        confirmed = confirm(plan)
+        if job.kind is Kind.RESTORE:
+            require_erase(plan, (*job.erase, *confirmed))
+        plan = back.named(job, plan)
+        with create_restore_run(
+            job.output, plan, kind=job.kind, job=job.to_json(), redactor=house.keyring.redactor
+        ) as run:
+            return _put_back(run, machine, house)
+
+
+def resume_restore(directory: Path, house: House, *, retry_for: str = "") -> RestoreReceipt:
+    """Go on with a restore or a rollback: the same images onto the same disks, wherever they are by now."""
+    with open_restore_run(directory, redactor=house.keyring.redactor) as run:
+        job = restore_job_from_json(run.job, where=directory)
+        job = replace(job, retry_for=retry_for or job.retry_for)
+        with Source(job.login, house) as machine:
+            return _put_back(run, machine, house)
+
+
+def _put_back(run: RestoreRun, machine: Source, house: House) -> RestoreReceipt:
+    """The other contents page."""
+    receipt = run.receipt()
+    if receipt is not None:
+        house.ui.say(f"{run.path} is finished already: nothing to do, no unit spent")
+        return receipt
+    with _noted(run.log, f"p2v resume {run.path}"), back.metered(run, house) as cost:
+        plan = back.plan_now(run, machine, house)
+        made = back.prepared(run, machine, house)
+        disks = back.write(run, plan, made, machine, house)
+        warnings = back.enter_firmware(plan, made, machine, house)
+        receipt = back.receipt(run, plan, made, disks, warnings=warnings, use=cost.commit())
+        run.write_receipt(receipt)
+    return receipt
+
+
+def rollback_forecast(job: RestoreJob, house: House) -> back.Forecast:
+    """What a rollback would send and how long it would take; nothing is written. Raises P2VError."""
+    with Source(job.login, house) as machine:
+        return back.forecast(job, back.plan_of(job, machine, house), machine, house)
 
 
 def _peak_memory() -> str:
@@ -231,10 +319,16 @@ def _peak_memory() -> str:
 @contextmanager
 def _resumable(run: Run, command: str) -> Iterator[None]:
     """Whatever ends a run before its time, the command that continues it goes with the error."""
+    with _noted(run.log, command):
+        yield
+
+
+@contextmanager
+def _noted(log: logging.Logger, command: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        run.log.error("ended by %s: %s", type(error).__name__, error)
+        log.error("ended by %s: %s", type(error).__name__, error)
         error.add_note(command)
         raise
 

@@ -82,36 +82,58 @@ class DiskJob:
         return extents.total(self.used)
 
 
-class DiskWriter:
-    """Writes one disk over one line. A later try with the same journal goes on where this one stood."""
+def nobody(size: int) -> None:
+    """Progress that is not shown."""
 
-    def __init__(self, job: DiskJob, client: WriterClient, number: int, progress: Progress) -> None:
+
+class DiskWriter:
+    """Writes one disk over one line. A later try with the same journal goes on where this one stood.
+
+    `progress` is told of what is written, `reading` of what was read back.
+    """
+
+    def __init__(self, job: DiskJob, client: WriterClient, number: int) -> None:
         self._job = job
         self._client = client
         self._disk = number
-        self._progress = progress
+        self.progress: Progress = nobody
         self._table = DigestTable(job.size)
         self._same = BlockSet(job.size)
         self._packer = Packer(job.device, client.packs)
         self._wire = self._sent = self._kept = 0
+        self._started = time.monotonic()
+        self.reading: Progress = nobody
         if job.size > job.target.size:
             raise PlanRefused(f"{job.target.path} is smaller than its image")
 
     def run(self) -> DiskWritten:
-        """Raises TransportError, ConnectionLost, VerifyError."""
-        started = time.monotonic()
+        """Write and read back. Raises TransportError, ConnectionLost, VerifyError."""
+        self.write()
+        return self.verify()
+
+    def write(self) -> None:
+        """All that is used and not there yet is on the disk when this returns."""
         job = self._job
         if not job.journal.exists() and not job.compare:
             self._make_way()
-        self._write(self.compare())
+        self._send(self.compare())
         self._client.flush(self._disk)
-        verified = self._verify()
+
+    def verify(self) -> DiskWritten:
+        """Read back what was written. Raises VerifyError."""
+        job = self._job
+        verified = self._read_back()
         self._client.reread(self._disk)
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - self._started
         return DiskWritten(
             job.target.identity, job.target.size, job.data_size, self._sent, self._wire, self._kept,
             verified, seconds,
         )  # fmt: skip
+
+    @property
+    def unverified_size(self) -> int:
+        """Bytes to read back."""
+        return sum(one.data_size for one in self._job.requests() if one.index not in self._same)
 
     def compare(self) -> Iterator[BlockRequest]:
         """The blocks to send: all, or those of which the disk has not the same digest already."""
@@ -131,7 +153,7 @@ class DiskWriter:
     def _keep(self, request: BlockRequest) -> None:
         self._same.add(request.index)
         self._kept += request.data_size
-        self._progress(request.data_size)
+        self.progress(request.data_size)
 
     def _expected(self, requests: Iterable[BlockRequest]) -> Iterator[BlockRequest]:
         """The requests, once the digest of each is known here."""
@@ -173,7 +195,7 @@ class DiskWriter:
         for expected, (piece, digest) in zip(here, there, strict=True):
             if digest == expected:
                 self._kept += piece.data_size
-                self._progress(piece.data_size)
+                self.progress(piece.data_size)
             else:
                 left.setdefault(piece.index, []).append(piece)
         return {index: _joined(some, self._job.size) for index, some in left.items()}
@@ -188,7 +210,7 @@ class DiskWriter:
             start = max(job.size, job.target.size - TAIL)
             self._client.clear(self._disk, start, job.target.size - start, Clear.ZERO)
 
-    def _write(self, requests: Iterable[BlockRequest]) -> None:
+    def _send(self, requests: Iterable[BlockRequest]) -> None:
         with (
             digests.open_journal(self._job.journal) as journal,
             closing(self._packer.blocks(requests)) as blocks,
@@ -196,7 +218,7 @@ class DiskWriter:
             for request in self._client.write(self._disk, self._noted(blocks), wrote=self._count):
                 journal.append(request.index, self._table[request.index])
                 self._sent += request.data_size
-                self._progress(request.data_size)
+                self.progress(request.data_size)
 
     def _noted(self, blocks: Iterable[PackedBlock]) -> Iterator[PackedBlock]:
         """Digests of whole blocks are kept for reading back; those of pieces are known from comparing."""
@@ -209,7 +231,7 @@ class DiskWriter:
         self._wire += size
         self._packer.wrote(size, seconds)
 
-    def _verify(self) -> int:
+    def _read_back(self) -> int:
         """Every used block as it is on the disk now, but for what was compared a moment ago; bytes."""
         verified = 0
         wanted = (one for one in self._job.requests() if one.index not in self._same)
@@ -221,6 +243,7 @@ class DiskWriter:
                     hint="Is the disk sound? To write what differs again: p2v resume RUN",
                 )
             verified += request.data_size
+            self.reading(request.data_size)
         return verified
 
     def rehearse(self, requests: Iterable[BlockRequest]) -> float:

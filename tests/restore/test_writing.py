@@ -59,10 +59,6 @@ def target(tmp_path: Path) -> Path:
     return path
 
 
-def nobody(size: int) -> None:
-    """Progress that is not shown."""
-
-
 @contextmanager
 def writer(sshd: Sshd) -> Iterator[WriterClient]:
     with rescue(sshd) as machine, machine.open_writer() as client:
@@ -75,7 +71,7 @@ def write(
     journal = journal or image.with_name("disk0.written")
     with writer(sshd) as client, open_file_device(image) as device:
         job = DiskJob(device, USED, disk, journal, compare=compare)
-        return DiskWriter(job, client, client.open(disk), nobody).run()
+        return DiskWriter(job, client, client.open(disk)).run()
 
 
 def used_of(content: bytes) -> bytes:
@@ -137,7 +133,7 @@ def test_an_index_of_more_than_is_used_costs_no_block(sshd: Sshd, image: Path, t
         disk = Disk(str(target), SIZE)
         for _ in range(2):
             job = DiskJob(device, USED, disk, target.with_suffix(".written"), compare=True, index=table)
-            done = DiskWriter(job, client, client.open(disk), nobody).run()
+            done = DiskWriter(job, client, client.open(disk)).run()
     assert used_of(target.read_bytes()) == used_of(image.read_bytes())
     assert done.sent_size == 0
 
@@ -199,7 +195,7 @@ def test_a_disk_that_keeps_something_else_is_noticed(sshd: Sshd, image: Path, ta
     disk = Disk(str(target), SIZE)
     with writer(sshd) as client, open_file_device(image) as device:
         job = DiskJob(device, USED, disk, image.with_name("disk0.written"))
-        spoiled = DiskWriter(job, Spoiling(client, target), client.open(disk), nobody)  # type: ignore[arg-type]
+        spoiled = DiskWriter(job, Spoiling(client, target), client.open(disk))  # type: ignore[arg-type]
         with pytest.raises(VerifyError, match="Block 15 of"):
             spoiled.run()
 
@@ -298,6 +294,6 @@ def test_nothing_is_written_to_a_rehearsal(sshd: Sshd, image: Path, target: Path
     disk = Disk(str(target), SIZE)
     with writer(sshd) as client, open_file_device(image) as device:
         job = DiskJob(device, USED, disk, image.with_name("disk0.written"), compare=True)
-        one = DiskWriter(job, client, client.open(disk), nobody)
+        one = DiskWriter(job, client, client.open(disk))
         assert one.rehearse(list(one.compare())[:3]) > 0
     assert sha256(target) == before

@@ -1,0 +1,332 @@
+"""`p2v restore` and `p2v rollback` as they are typed, against loop devices behind a real sshd.
+
+What a refusal must not do is written down in the hash of the disk, before and after.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2v import command
+from p2v.model import BLOCK_SIZE, Firmware, MiB
+from tests.conftest import need_tools
+from tests.restore.metal import MetalDisk, environment, metal_disk
+from tests.sshd import Sshd
+
+pytestmark = [pytest.mark.ssh, pytest.mark.tools, pytest.mark.timeout(300)]
+
+SIZE = 192 * MiB
+SERIAL = "WD-TEST-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    code: int
+    stdout: str
+    stderr: str
+
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the commands run: the server, an empty home, the machine's disk."""
+
+    sshd: Sshd
+    folder: Path
+    metal: MetalDisk
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    def login(self) -> list[str]:
+        return ["--identity", str(self.sshd.identity), "--known-hosts", str(self.sshd.known_hosts)]
+
+    def environment(self, changed: Mapping[str, str]) -> dict[str, str]:
+        home = {"P2V_HOME": str(self.folder / "home"), "HOME": str(self.folder)}
+        return {**os.environ, **environment(self.metal), **home, **changed}
+
+    def argv(self, *words: str | Path) -> list[str]:
+        return [sys.executable, "-m", "tests.restore.metal", *map(str, words)]
+
+    def p2v(self, *words: str | Path, changed: Mapping[str, str] | None = None) -> Answer:
+        done = subprocess.run(
+            self.argv(*words), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200,
+            env=self.environment(changed or {}), check=False,
+        )  # fmt: skip
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    def restore(self, image: Path, *words: str, changed: Mapping[str, str] | None = None) -> Answer:
+        arguments: list[str | Path] = [
+            "restore",
+            image,
+            "--to",
+            self.sshd.url,
+            *self.login(),
+            "--output",
+            self.runs,
+            *words,
+        ]
+        return self.p2v(*arguments, changed=changed)
+
+    def restore_well(self, image: Path, *words: str) -> Answer:
+        return self.restore(image, "--as-is", "--disk", f"0={SERIAL}", "--erase", SERIAL, "--json", *words)
+
+    def hash(self) -> str:
+        """Of the disk as the machine reads it."""
+        return hashlib.sha256(Path(self.metal.disk.path).read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def place(sshd: Sshd, tmp_path: Path) -> Iterator[Place]:
+    disk = tmp_path / "metal.disk"
+    disk.write_bytes(random.Random(7).randbytes(SIZE))
+    with metal_disk(disk, SERIAL) as metal:
+        yield Place(sshd, tmp_path, metal)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A disk with a partition of ext4 with files in it; most of it is free."""
+    return make_image(tmp_path / "image.raw", tmp_path / "files")
+
+
+def make_image(path: Path, files: Path) -> Path:
+    need_tools("sfdisk", "mke2fs", "qemu-img")
+    files.mkdir()
+    for number in range(12):
+        (files / f"file{number}").write_bytes(random.Random(number).randbytes(4 * MiB))
+    filesystem = path.with_suffix(".ext4")
+    with filesystem.open("wb") as file:
+        file.truncate(SIZE - 2 * MiB)
+    check("mke2fs", "-q", "-t", "ext4", "-d", files, filesystem)
+    with path.open("wb") as file:
+        file.truncate(SIZE)
+    command.check(
+        [tool("sfdisk"), "--quiet", path], timeout=30, reason="partition", input_text="start=2048,type=83\n"
+    )
+    check("dd", f"if={filesystem}", f"of={path}", "bs=1M", "seek=1", "conv=notrunc,sparse", "status=none")
+    filesystem.unlink()
+    return path
+
+
+def tool(name: str) -> str:
+    return command.need_tool(name, reason="make a disk", package="fdisk e2fsprogs")
+
+
+def check(name: str, *words: str | Path) -> str:
+    return command.check([tool(name), *words], timeout=60, reason="make a disk")
+
+
+def require_files(disk: Path, image: Path) -> None:
+    """The filesystem on a disk is whole, and all that it uses is as in the image."""
+    part = disk.with_suffix(".part")
+    check("dd", f"if={disk}", f"of={part}", "bs=1M", "skip=1", "status=none")
+    check("e2fsck", "-fn", part)
+    original = image.with_suffix(".part")
+    check("dd", f"if={image}", f"of={original}", "bs=1M", "skip=1", "status=none")
+    for number in range(12):
+        names = [f"cat /file{number}"]
+        one, other = (
+            subprocess.run(
+                [tool("debugfs"), "-R", *names, path], capture_output=True, check=True, timeout=30
+            ).stdout
+            for path in (part, original)
+        )
+        assert one == other == random.Random(number).randbytes(4 * MiB)
+    part.unlink()
+    original.unlink()
+
+
+def test_an_image_becomes_a_disk(place: Place, image: Path) -> None:
+    done = place.restore_well(image)
+    assert done.code == 0, done.stderr
+    receipt = done.json()
+    require_files(place.metal.image, image)
+    written = receipt["disks"][0]
+    assert written["disk"] == SERIAL
+    assert written["sent_size"] == written["verified_size"] == written["data_size"] < 90 * MiB
+    assert (receipt["license"]["state"], receipt["license"]["units"]) == ("committed", 1)
+    again = place.restore_well(image)
+    # The same machine within thirty days.
+    assert again.json()["license"]["units"] == 0
+    assert place.p2v("show", place.runs / "image-restore", "--json").json() == receipt
+
+
+def test_a_qcow2_becomes_a_disk(place: Place, image: Path) -> None:
+    qcow2 = image.with_suffix(".qcow2")
+    check("qemu-img", "convert", "-O", "qcow2", "-c", image, qcow2)
+    assert place.restore_well(qcow2).code == 0
+    require_files(place.metal.image, image)
+
+
+def test_a_dry_run_touches_nothing(place: Place, image: Path) -> None:
+    before = place.hash()
+    shown = place.restore(image, "--as-is", "--disk", f"0={SERIAL}", "--dry-run")
+    assert shown.code == 0, shown.stderr
+    assert SERIAL in shown.stdout
+    assert not place.runs.exists()
+    assert place.hash() == before
+
+
+REFUSED = {
+    "wrong serial": (["--disk", "0=WD-OTHER", "--erase", "WD-OTHER"], 3, "No disk of the machine"),
+    "no disk": ([], 2, "Onto which disk"),
+    "no confirmation": (["--disk", f"0={SERIAL}"], 3, "nobody has confirmed"),
+    "--yes is none": (["--disk", f"0={SERIAL}", "--yes"], 3, "nobody has confirmed"),
+    "another disk is confirmed": (["--disk", f"0={SERIAL}", "--erase", "WD-2"], 3, "nobody has confirmed"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_was_not_said_is_refused(place: Place, image: Path, case: str) -> None:
+    words, code, said = REFUSED[case]
+    before = place.hash()
+    done = place.restore(image, "--as-is", *words)
+    assert done.code == code, done.stderr
+    assert said in done.stderr
+    assert "bug" not in done.stderr
+    assert place.hash() == before
+
+
+def test_a_mounted_disk_is_refused(place: Place, image: Path, tmp_path: Path) -> None:
+    check("mke2fs", "-q", "-F", "-t", "ext4", place.metal.disk.path)
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    check("mount", "-o", "ro", place.metal.disk.path, mounted)
+    try:
+        before = place.hash()
+        done = place.restore_well(image)
+        assert done.code == 3
+        assert "is in use" in done.stderr
+        assert place.hash() == before
+    finally:
+        check("umount", mounted)
+
+
+def test_a_small_disk_is_refused(sshd: Sshd, image: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "small.disk"
+    disk.write_bytes(random.Random(8).randbytes(SIZE - MiB))
+    with metal_disk(disk, SERIAL) as metal:
+        small = Place(sshd, tmp_path, metal)
+        before = small.hash()
+        done = small.restore_well(image)
+        assert done.code == 3
+        assert "too small" in done.stderr
+        assert small.hash() == before
+
+
+def test_another_firmware_is_refused(place: Place, image: Path) -> None:
+    before = place.hash()
+    words = ["--as-is", "--disk", f"0={SERIAL}", "--erase", SERIAL]
+    done = place.restore(image, *words, changed={"P2V_TEST_FIRMWARE": Firmware.UEFI.value})
+    assert done.code == 3
+    assert "UEFI" in done.stderr
+    assert place.hash() == before
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2", "vmdk", "vhdx"])
+def test_a_cut_image_is_refused(place: Place, image: Path, kind: str) -> None:
+    cut = image.with_name(f"cut.{kind}")
+    check("qemu-img", "convert", "-O", kind, image, cut)
+    with cut.open("r+b") as file:
+        file.truncate(40 * MiB)
+    before = place.hash()
+    done = place.restore_well(cut)
+    assert done.code in (3, 4), done.stderr
+    assert "bug" not in done.stderr
+    assert place.hash() == before
+
+
+@contextmanager
+def killed(place: Place, argv: list[str], journal: Path, records: int) -> Iterator[None]:
+    """The command runs until so many blocks are written down, and is then killed."""
+    child = subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env=place.environment({"P2V_TEST_SLOW": "1"}), start_new_session=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while not journal.exists() or journal.stat().st_size < records * 36:
+            assert child.poll() is None, child.stderr.read() if child.stderr else ""
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        yield
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate(timeout=30)
+
+
+def test_killed_in_the_middle_and_resumed(place: Place, image: Path) -> None:
+    run = place.runs / "mine"
+    words: list[str | Path] = [
+        "restore",
+        image,
+        "--to",
+        place.sshd.url,
+        *place.login(),
+        "--output",
+        place.runs,
+    ]
+    words += ["--as-is", "--disk", f"0={SERIAL}", "--erase", SERIAL, "--name", "mine"]
+    with killed(place, place.argv(*words), run / "write" / "disk0.written", 5):
+        pass
+    assert not (run / "receipt.json").exists()
+    done = place.p2v("resume", run, "--json")
+    assert done.code == 0, done.stderr
+    written = done.json()["disks"][0]
+    assert written["kept_size"] >= 4 * BLOCK_SIZE
+    assert written["sent_size"] + written["kept_size"] == written["data_size"]
+    require_files(place.metal.image, image)
+    assert place.p2v("license", "verify", "--json").code == 0
+
+
+def test_a_cut_line_is_tried_again(place: Place, image: Path) -> None:
+    run = place.runs / "image-restore"
+    words: list[str | Path] = [
+        "restore",
+        image,
+        "--to",
+        place.sshd.url,
+        *place.login(),
+        "--output",
+        place.runs,
+    ]
+    words += ["--as-is", "--disk", f"0={SERIAL}", "--erase", SERIAL]
+    journal = run / "write" / "disk0.written"
+    child = subprocess.Popen(
+        place.argv(*words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=place.environment({"P2V_TEST_SLOW": "1"}),
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while child.poll() is None and time.monotonic() < deadline:
+        if journal.exists() and journal.stat().st_size >= 5 * 36:
+            place.sshd.cut()
+            break
+        time.sleep(0.005)
+    _, said = child.communicate(timeout=120)
+    assert child.returncode == 0, said
+    assert b"trying again" in said
+    require_files(place.metal.image, image)
+
+
+def test_a_rollback_needs_a_run(place: Place, tmp_path: Path) -> None:
+    done = place.p2v("rollback", tmp_path / "nothing", "--to", place.sshd.url, *place.login(), "--yes")
+    assert done.code == 2
+    assert "bug" not in done.stderr
