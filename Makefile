@@ -5,8 +5,8 @@ CACHE = $${XDG_CACHE_HOME:-$$HOME/.cache}
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # What p2v needs to run.
-PACKAGES = python3 python3-venv python3-guestfs python3-libnbd python3-parted libguestfs-tools linux-image-amd64 \
-	qemu-system-x86 qemu-utils ovmf openssh-client xorriso
+PACKAGES = python3 python3-venv python3-guestfs python3-libnbd python3-parted libguestfs-tools libguestfs-xfs \
+	linux-image-amd64 qemu-system-x86 qemu-utils ovmf openssh-client xorriso
 # What only the demo and the tests need: to build disks, to run machines, and to check against.
 TEST_PACKAGES = mmdebstrap debian-archive-keyring ca-certificates e2fsprogs fdisk gdisk dosfstools openssh-server \
 	libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu partclone zstd xz-utils lz4 bzip2 cpio util-linux \
