@@ -10,13 +10,14 @@ import re
 from dataclasses import dataclass
 from functools import partial
 
-from p2v.errors import GuestError
+from p2v.errors import GuestError, TargetError
 from p2v.guest import Guest
 from p2v.guest_handle import Handle
 from p2v.model import MiB
 
 EXT = ("ext2", "ext3", "ext4")
 LVM = "LVM2_member"
+LUKS = "crypto_LUKS"
 SHRINKING = ("ext2", "ext3", "ext4", "btrfs")
 VOLUME_SLACK = 32 * MiB
 DEVICE = re.compile(r"/dev/[\w./+-]{1,200}")
@@ -40,6 +41,8 @@ def grow(guest: Guest, device: str, kind: str, root: str = "") -> tuple[str, ...
     """
     if kind == LVM:
         return _grow_group(guest, device, root)
+    if kind == LUKS:
+        return (f"{device} is encrypted (LUKS) and larger now; what is inside has its old size",)
     _resize(guest, device, kind, 0)
     return ()
 
@@ -88,13 +91,24 @@ def _resize_mounted(guest: Guest, device: str, kind: str, size: int, words: str)
     guest.mount(device, "/")
     try:
         if kind == "xfs":
-            guest.on_device(words, lambda handle: handle.xfs_growfs("/"))
+            _grow_xfs(guest, words)
         elif size:
             guest.on_device(words, lambda handle: handle.btrfs_filesystem_resize("/", size=size))
         else:
             guest.on_device(words, lambda handle: handle.btrfs_filesystem_resize("/"))
     finally:
         guest.unmount_all()
+
+
+def _grow_xfs(guest: Guest, words: str) -> None:
+    try:
+        guest.on_device(words, lambda handle: handle.xfs_growfs("/"))
+    except GuestError as error:
+        if "not available" not in error.message:
+            raise
+        raise TargetError(
+            "libguestfs has no tools for XFS here", hint="Try: sudo apt install libguestfs-xfs"
+        ) from error
 
 
 # LVM

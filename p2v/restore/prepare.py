@@ -16,7 +16,6 @@ from pydantic import TypeAdapter, ValidationError
 import conversions
 from drivers.inf.index import DriverIndex
 from p2v.atomic import write_atomically
-from p2v.errors import UsageError
 from p2v.guest import Access, Guest, GuestDisk, open_guest
 from p2v.guest_resize import grow, shrink
 from p2v.guest_systems import InstalledSystem, open_system
@@ -68,7 +67,10 @@ def prepare(
     done = _read_note(folder / NOTE, digest)
     if done:
         return done
-    prepared = _prepare(plan, folder, house, keys, index) if plan.convert else _as_they_are(plan)
+    if plan.convert:
+        prepared = _prepare(plan, folder, house, keys, index)
+    else:
+        prepared = _as_they_are(plan, folder, house)
     write_atomically(folder / NOTE, to_json(_NOTE, _Note(digest, prepared)))
     return prepared
 
@@ -79,14 +81,6 @@ def _read_note(path: Path, digest: str) -> Prepared | None:
         if note.plan == digest and all(disk.path.exists() for disk in note.prepared.disks):
             return note.prepared
     return None
-
-
-def _as_they_are(plan: RestorePlan) -> Prepared:
-    """Disks that go back to where they came from."""
-    if any(move.source.disk.size > move.target.size for move in plan.moves):
-        raise UsageError("An image that is not converted must fit on its disk")
-    disks = (PreparedDisk(move.source.path, move.source.format, move.source.disk.size) for move in plan.moves)
-    return Prepared(tuple(disks), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +96,59 @@ class _Work:
         """Whether the table comes first: a filesystem grows into what is there, and leaves before it goes."""
         return self.move.target.size > self.move.source.disk.size
 
+    @property
+    def result(self) -> PreparedDisk:
+        return PreparedDisk(self.overlay, ImageFormat.QCOW2, self.move.target.size)
+
+
+def _work(move: DiskMove, folder: Path) -> _Work:
+    return _Work(move, relayout(move), folder / f"disk{move.index}.qcow2")
+
 
 def _prepare(
     plan: RestorePlan, folder: Path, house: House, keys: Keys, index: DriverIndex | None
 ) -> Prepared:
-    works = [_Work(move, relayout(move), folder / f"disk{move.index}.qcow2") for move in plan.moves]
+    works = [_work(move, folder) for move in plan.moves]
     for work in works:
         make_overlay(work.move.source, work.overlay, work.move.target.size)
     _reshape([work for work in works if work.longer], house)
     with house.ui.phase("Converting the system for the machine"):
         conversion, entries, warnings = _convert(plan, works, house, keys, index)
     _reshape([work for work in works if not work.longer], house)
-    disks = (PreparedDisk(work.overlay, ImageFormat.QCOW2, work.move.target.size) for work in works)
-    return Prepared(tuple(disks), conversion, entries, (*warnings, *conversion.warnings))
+    return Prepared(
+        tuple(work.result for work in works), conversion, entries, (*warnings, *conversion.warnings)
+    )
+
+
+def _as_they_are(plan: RestorePlan, folder: Path, house: House) -> Prepared:
+    """Disks that nothing is changed on but their size, where that is another one."""
+    works = {
+        move.index: _work(move, folder) for move in plan.moves if move.source.disk.size != move.target.size
+    }
+    for work in works.values():
+        make_overlay(work.move.source, work.overlay, work.move.target.size)
+    _reshape([work for work in works.values() if work.longer], house)
+    resized = [work for work in works.values() if work.layout.changed]
+    warnings = _resize_all(resized, house) if resized else ()
+    _reshape([work for work in works.values() if not work.longer], house)
+    disks = (
+        works[move.index].result
+        if move.index in works
+        else PreparedDisk(move.source.path, move.source.format, move.source.disk.size)
+        for move in plan.moves
+    )
+    return Prepared(tuple(disks), None, warnings=warnings)
+
+
+def _resize_all(works: Sequence[_Work], house: House) -> tuple[str, ...]:
+    disks = [GuestDisk(work.overlay, ImageFormat.QCOW2) for work in works]
+    accelerator = house.accelerator().accelerator
+    with (
+        house.ui.phase("Resizing filesystems"),
+        open_guest(disks, access=Access.READ_WRITE, accelerator=accelerator) as guest,
+    ):
+        done = [_resize(guest, number, work, "") for number, work in enumerate(works)]
+    return tuple(warning for warnings in done for warning in warnings)
 
 
 def _reshape(works: Sequence[_Work], house: House) -> None:

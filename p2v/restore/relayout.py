@@ -16,9 +16,13 @@ from p2v.restore.model import DiskMove, Resize
 
 EXT = frozenset({"ext2", "ext3", "ext4"})
 LVM = "LVM2_member"
+LUKS = "crypto_LUKS"
+ARRAY = "linux_raid_member"
 XFS = "xfs"
 SHRINKABLE = EXT | {"btrfs", "ntfs", LVM}
-GROWABLE = SHRINKABLE | {XFS}
+GROWABLE = SHRINKABLE | {XFS, LUKS}
+RECOVERY = ("de94bba4-06d1-4d40-a16a-bfd50179d6ac", "27")
+"""Windows' own recovery: an NTFS that nobody wants larger."""
 BIOS_BOOT = "21686148-6449-6e6f-744e-656564454649"
 BACKUP_SIZE = 32 * KiB
 """What the end of a disk keeps for the backup of a GPT: 128 entries of 128 bytes and a header in a sector."""
@@ -76,6 +80,7 @@ def relayout(move: DiskMove) -> Relayout:
     """The new places of everything. Raises PlanRefused where there is none."""
     source, target = move.source.disk, move.target
     _check_sectors(source, target)
+    _check_array(source, target)
     places = tuple(Place(one, one.start, one.length) for one in _partitions(source))
     difference = _usable_end(source, target) - max((place.partition.end for place in places), default=0)
     match move.resize:
@@ -102,6 +107,15 @@ def _check_sectors(source: Disk, target: Disk) -> None:
             f" sectors of {target.sector_size}: its partition table, boot loader and filesystems count in the"
             " old ones",
             hint=f"Choose a disk with (emulated) sectors of {source.sector_size} bytes, or set it to them",
+        )
+
+
+def _check_array(source: Disk, target: Disk) -> None:
+    if source.size != target.size and source.filesystem and source.filesystem.kind == ARRAY:
+        raise PlanRefused(
+            f"All of {source.path} belongs to a RAID array, whose metadata may stand at its end, and"
+            f" {_title(target)} has another size",
+            hint="Choose a disk of the same size",
         )
 
 
@@ -163,7 +177,15 @@ def _to_grow(places: Sequence[Place], number: int) -> Place | None:
                 hint=_choices(places, GROWABLE),
             )
         return chosen
-    return next((place for place in reversed(places) if _kind(place) in GROWABLE), None)
+    return next((place for place in reversed(places) if _is_worth_it(place, places)), None)
+
+
+def _is_worth_it(place: Place, places: Sequence[Place]) -> bool:
+    """Whether to grow a partition unasked: not where more has to move than is in it (swap hardly moves)."""
+    if _kind(place) not in GROWABLE or place.partition.type_id in RECOVERY:
+        return False
+    behind = (one for one in places if one.start > place.start and _kind(one) != "swap")
+    return sum(one.length for one in behind) <= place.length
 
 
 def _chosen(places: Sequence[Place], number: int) -> Place:

@@ -85,6 +85,23 @@ def test_what_cannot_be_is_refused_in_the_plan(one: DiskMove, words: str) -> Non
     assert words in finding.message
 
 
+def test_a_small_partition_before_a_large_one_does_not_grow_unasked() -> None:
+    boot, system = partition(1, 1, 100), partition(2, 101, 800, "unknown")
+    assert relayout(move(boot, system)).changed is None
+    assert relayout(move(boot, system, number=1)).changed is not None
+
+
+def test_what_is_encrypted_gets_a_larger_partition() -> None:
+    layout = relayout(move(partition(1, 1, 100), partition(5, 101, 800, "crypto_LUKS")))
+    assert layout.changed is not None
+    assert layout.changed.number == 5
+
+
+def test_the_recovery_of_a_windows_moves_and_does_not_grow() -> None:
+    recovery = partition(4, 801, 100, "ntfs", type_id="27")
+    assert places(move(partition(3, 1, 800, "ntfs"), recovery)) == {3: (1, 1947), 4: (1948, 100)}
+
+
 def test_what_fits_is_no_finding() -> None:
     assert fits(move(*ROOT_AND_SWAP)) is None
 

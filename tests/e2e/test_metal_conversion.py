@@ -1,0 +1,197 @@
+"""A machine's image made ready for other metal, which then boots from its own disk with its network up.
+
+Other controller, other card, other size; what the target has is given as a probe would give it. One machine
+belongs to `make test`, the others to `make matrix`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from fixtures.build import SPECS, build
+from fixtures.matrix import HOSTS, build_host
+from fixtures.matrix.nvram import empty_variables
+from fixtures.metal import DEFAULT_HARDWARE, start_metal
+from fixtures.metal import Metal as Running
+from p2v import command
+from p2v.accelerator import Accelerator
+from p2v.guest_unlock import Keys
+from p2v.house import House
+from p2v.model import Disk, Firmware, ImageFormat, MiB, Nic
+from p2v.probe import probe
+from p2v.restore.measure import measured
+from p2v.restore.model import DiskMove, Metal, NicMove, PciDevice, Prepared, Resize, RestorePlan, SourceDisk
+from p2v.restore.prepare import prepare
+from p2v.restore.relayout import fits
+from p2v.transports import SshOptions, open_transport
+from p2v.ui import UI, ProgressStyle
+from tests.conftest import need_tools
+
+pytestmark = [pytest.mark.boot, pytest.mark.guestfs, pytest.mark.timeout(1800)]
+
+OLD_MAC = DEFAULT_HARDWARE.mac
+NEW_MAC = "3c:fd:fe:9d:11:02"
+FLATTEN_SECONDS = 300.0
+AHCI = PciDevice("0000:00:1f.2", 0x8086, 0x2922, 0x1AF4, 0x1100, 2, 0x010601, "ahci")
+"""Every machine has it, with nothing behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What a target is made of: names of QEMU's devices, and what their bus says of them."""
+
+    controller: str
+    disk: PciDevice
+    nic: str
+    card: PciDevice
+
+
+NVME = Hardware(
+    "nvme",
+    PciDevice("0000:00:02.0", 0x1B36, 0x0010, 0x1AF4, 0x1100, 2, 0x010802, "nvme"),
+    "e1000",
+    PciDevice("0000:00:04.0", 0x8086, 0x100E, 0x1AF4, 0x1100, 3, 0x020000, "e1000"),
+)
+MEGASAS = Hardware(
+    "megasas",
+    PciDevice("0000:00:02.0", 0x1000, 0x0079, 0x1000, 0x9261, 0, 0x010400, "megaraid_sas"),
+    "vmxnet3",
+    PciDevice("0000:00:04.0", 0x15AD, 0x07B0, 0x15AD, 0x07B0, 1, 0x020000, "vmxnet3"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An image and the way into the machine that is on it."""
+
+    image: Path
+    key: Path
+    host_key: str
+    firmware: Firmware
+
+
+def debian_bios() -> Source:
+    built = build(SPECS["debian12-bios"])
+    assert built.key
+    assert built.host_key
+    return Source(built.image, built.key, built.host_key, Firmware.BIOS)
+
+
+def debian_lvm() -> Source:
+    built = build_host(HOSTS["debian12-uefi-lvm"])
+    return Source(built.images[0], built.key, built.host_key, Firmware.UEFI)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    source: Callable[[], Source]
+    hardware: Hardware
+    size: int
+    resize: Resize
+    root: tuple[int, int]
+    """Between what the root filesystem has, in MiB."""
+
+
+CASES = {
+    "bios-megasas-smaller": Case(debian_bios, MEGASAS, 2600 * MiB, Resize.SHRINK, (1900, 2090)),
+    "bios-nvme-larger": Case(debian_bios, NVME, 5200 * MiB, Resize.GROW, (4400, 4690)),
+    "uefi-lvm-nvme-larger": Case(debian_lvm, NVME, 5200 * MiB, Resize.GROW, (4200, 4400)),
+    "uefi-lvm-megasas-smaller": Case(debian_lvm, MEGASAS, 3300 * MiB, Resize.SHRINK, (1900, 2048)),
+}
+IN_EVERY_RUN = ("bios-megasas-smaller",)
+
+
+def plan_of(case: Case, source: Source, house: House) -> RestorePlan:
+    with open_transport(str(source.image), SshOptions()) as transport:
+        machine = probe(transport, house.ui)
+        with transport.open_disk(machine.disks[0]) as device:
+            disk = measured(device, machine.disks[0])
+    guest = replace(
+        machine, disks=(disk,), nics=(Nic("enp0s4", OLD_MAC, "e1000e"),), firmware=source.firmware
+    )
+    place = f"/dev/disk/by-path/pci-{case.hardware.disk.address}-scsi-0:2:0:0"
+    target = Disk("/dev/sda", case.size, serial="TARGET1", names=("/dev/sda", place))
+    metal = Metal(
+        replace(guest, disks=(target,), nics=(Nic("ens4", NEW_MAC),)),
+        (AHCI, case.hardware.disk, case.hardware.card),
+    )
+    move = DiskMove(0, SourceDisk(source.image, ImageFormat.RAW, disk), target, case.resize)
+    assert fits(move) is None
+    moved = (NicMove(OLD_MAC, NEW_MAC),)
+    return RestorePlan("metal", str(source.image), "ssh://rescue", guest, metal, (move,), moved, True, 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, id=name, marks=() if name in IN_EVERY_RUN else pytest.mark.matrix) for name in CASES],
+)
+def test_it_boots_on_other_metal(
+    name: str, tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_tools("qemu-img", "qemu-nbd", "parted")
+    monkeypatch.setenv("P2V_ACCEL", accelerator)
+    case = CASES[name]
+    source = case.source()
+    before = digest(source.image)
+    house = House(UI(style=ProgressStyle.NONE, stderr=io.StringIO()), tmp_path / "home")
+    plan = plan_of(case, source, house)
+    prepared = prepare(plan, tmp_path, house, Keys())
+    assert prepare(plan, tmp_path, house, Keys()) == prepared
+    assert digest(source.image) == before
+    image = flatten(prepared, tmp_path)
+    hardware = replace(
+        DEFAULT_HARDWARE, controller=case.hardware.controller, nic=case.hardware.nic, mac=NEW_MAC
+    )
+    variables = None
+    if source.firmware is Firmware.UEFI:
+        assert [entry.loader.upper().startswith("\\EFI\\") for entry in prepared.entries] == [True]
+        variables = Path(shutil.copyfile(empty_variables(), tmp_path / "variables.fd"))
+    with start_metal(
+        image, in_place=True, key=source.key, host_key=source.host_key, hardware=hardware, variables=variables
+    ) as machine:
+        machine.wait_for_ssh()
+        look_inside(machine, case)
+
+
+def look_inside(machine: Running, case: Case) -> None:
+    """Its own disk and card, all of its content, and nothing that failed."""
+    assert machine.ssh(["cat", "/sys/class/net/enp0s4/address"]).strip() == NEW_MAC
+    assert driver_of(machine, "/sys/class/net/enp0s4/device/driver") == case.hardware.card.driver
+    disk = machine.ssh(["sh", "-c", "lsblk -ndo NAME -e 7,11 | head -n 1"]).strip()
+    place = machine.ssh(["readlink", "-f", f"/sys/block/{disk}"])
+    bound = machine.ssh(["ls", f"/sys/bus/pci/drivers/{case.hardware.disk.driver}"]).split()
+    assert any(address in place for address in bound if address.startswith("0000:"))
+    assert int(machine.ssh(["cat", f"/sys/block/{disk}/size"])) * 512 == case.size
+    assert machine.ssh(["sh", "-c", "cd /srv && sha256sum --quiet --check MANIFEST 2>&1"]).strip() == ""
+    assert machine.ssh(["swapon", "--show=NAME", "--noheadings"]).strip()
+    failed = machine.ssh(["systemctl", "--failed", "--no-legend", "--plain"]).strip()
+    assert failed == ""
+    size = int(machine.ssh(["sh", "-c", "df -B1 --output=size / | tail -n 1"]))
+    low, high = case.root
+    assert low * MiB < size < high * MiB
+
+
+def driver_of(machine: Running, path: str) -> str:
+    return machine.ssh(["sh", "-c", f"basename $(readlink -f {path})"]).strip()
+
+
+def flatten(prepared: Prepared, folder: Path) -> Path:
+    (disk,) = prepared.disks
+    image = folder / "metal.raw"
+    words: list[str | Path] = ["qemu-img", "convert", "-O", "raw", disk.path, image]
+    command.check(words, timeout=FLATTEN_SECONDS, reason="write the disk")
+    os.truncate(image, disk.size)
+    return image
+
+
+def digest(image: Path) -> tuple[int, int]:
+    """Nothing that writes leaves both as they were; the content of a whole disk takes too long."""
+    found = image.stat()
+    return found.st_mtime_ns, found.st_blocks
