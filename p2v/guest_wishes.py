@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from p2v.errors import PlanRefused, UsageError
@@ -12,6 +13,7 @@ from p2v.model import Choice, CleanUp, Finding, KiB, Machine, Nic, PlannedNic, R
 
 QEMU_OUI = "52:54:00"
 SCRIPT_LIMIT = 256 * KiB
+WINDOWS_SCRIPTS = (".ps1", ".cmd", ".bat")
 HOSTNAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})(?:\.[A-Za-z0-9][A-Za-z0-9-]{0,62})*")
 SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._:-]{0,127}")
 ESSENTIAL = frozenset(("dbus", "systemd-udevd", "udev", "systemd-logind", "systemd-journald", "init", "rc"))
@@ -42,10 +44,11 @@ def _read(path: Path) -> bytes:
             content = file.read(SCRIPT_LIMIT + 1)
     except OSError as error:
         raise UsageError(f"The script {path} cannot be read: {error.strerror}") from error
-    if not content.startswith(b"#!") or len(content) > SCRIPT_LIMIT:
+    known = content.startswith(b"#!") or path.suffix.lower() in WINDOWS_SCRIPTS
+    if not known or len(content) > SCRIPT_LIMIT:
         raise UsageError(
-            f"{path} is not a script for the first boot: it must begin with #! and have at most"
-            f" {SCRIPT_LIMIT // KiB} KiB",
+            f"{path} is not a script for the first boot: it must begin with #! (for a Windows, end in"
+            f" {', '.join(WINDOWS_SCRIPTS)}) and have at most {SCRIPT_LIMIT // KiB} KiB",
             hint="Its first line names what runs it, for example #!/bin/sh",
         )
     return content
@@ -66,9 +69,12 @@ def script_content(chosen: CleanUp) -> bytes:
 
 def findings(machine: Machine, chosen: CleanUp) -> Iterator[Finding]:
     """What of the choices cannot be done on this machine."""
-    if chosen != CleanUp() and machine.os and machine.os.family == "windows":
+    is_windows = machine.os is not None and machine.os.family == "windows"
+    if is_windows and replace(chosen, first_boot=None) != CleanUp():
         message = "The clean-up options are for Linux guests, and this one is Windows"
         yield Finding(Severity.BLOCKER, message, "Leave out --remove, --hostname and the like")
+    if chosen.first_boot and machine.os:
+        yield from _about_script(chosen.first_boot, is_windows=is_windows)
     if chosen.hostname and (not HOSTNAME.fullmatch(chosen.hostname) or chosen.hostname.endswith("-")):
         hint = "Letters, digits, dashes and dots; each part has 63 characters at the most"
         yield Finding(Severity.BLOCKER, f"{chosen.hostname!r} is not a host name", hint)
@@ -78,6 +84,14 @@ def findings(machine: Machine, chosen: CleanUp) -> Iterator[Finding]:
             yield Finding(Severity.BLOCKER, f"{service!r} is not the name of a service")
         elif name in ESSENTIAL:
             yield Finding(Severity.BLOCKER, f"Without the service {name} the machine does not boot")
+
+
+def _about_script(script: Script, *, is_windows: bool) -> Iterator[Finding]:
+    if is_windows == (Path(script.path).suffix.lower() in WINDOWS_SCRIPTS):
+        return
+    runs = f"scripts that end in {', '.join(WINDOWS_SCRIPTS)}" if is_windows else "scripts of its own shells"
+    system = "A Windows" if is_windows else "A Linux"
+    yield Finding(Severity.BLOCKER, f"{system} runs {runs} at its first boot, and not {script.path}")
 
 
 def planned_nics(machine: Machine, macs: Choice) -> tuple[PlannedNic, ...]:

@@ -15,6 +15,7 @@ import platformdirs
 from p2v.accelerator import AcceleratorAnswer, find_accelerator
 from p2v.disk.device import BlockDevice
 from p2v.disk.salvage import SalvageDevice
+from p2v.driver_shelf import DriverShelf
 from p2v.guest_unlock import read_keys
 from p2v.job import Job
 from p2v.model import Disk, Machine
@@ -64,7 +65,8 @@ def default_home() -> Path:
 class Source:
     """The source of a job, reached when it is first needed and left when it is no longer.
 
-    A lost connection is made anew by `retrying`, and disks are found again then, wherever they are by now.
+    `drivers` are those that were brought along; they outlive `close`. A lost connection is made anew by
+    `retrying`, and disks are found again then, wherever they are by now.
     """
 
     def __init__(self, job: Job, house: House) -> None:
@@ -76,6 +78,7 @@ class Source:
         self._retry_limit = parse_duration(job.retry_for) if job.retry_for else DEFAULT_LIMIT
         self._answers = Answers(login_answers(job, house))
         self.keys = read_keys(job.luks_key_files, house.ask_password)
+        self.drivers = DriverShelf(job.drivers)
         self._transport: Transport | None = None
         self._found: Rediscovery | None = None
 
@@ -88,7 +91,8 @@ class Source:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stack.__exit__(kind, error, traceback)
+        with self.drivers:
+            self._stack.__exit__(kind, error, traceback)
 
     def transport(self) -> Transport:
         """Raises UsageError, TransportError."""

@@ -38,7 +38,7 @@ class Job:
     `identity`, `known_hosts` and `luks_key_files` are paths of files that the user named; what is in them is
     read when it is used. So are `password` (of the login) and `passphrase` (of the key): references,
     `env:NAME`, `file:PATH` or `prompt`; empty means that whoever can be asked is. `vsphere` is where a live
-    import goes.
+    import goes, `drivers` a folder or an ISO image with drivers for a Windows.
     """
 
     source: str
@@ -69,6 +69,7 @@ class Job:
     password: str = ""
     passphrase: str = ""
     vsphere: Destination | None = None
+    drivers: Path | None = None
 
     def to_json(self) -> Mapping[str, JsonValue]:
         return cast("Mapping[str, JsonValue]", _JOB.dump_python(self, mode="json"))

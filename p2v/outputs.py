@@ -11,16 +11,18 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import conversions
 import drivers
+from drivers.inf.index import DriverIndex
 from p2v import importing
 from p2v.atomic import write_atomically
-from p2v.errors import ProofFailed
-from p2v.guest import Access, Guest, GuestDisk, open_guest
-from p2v.guest_inspect import mount_root, operating_system
+from p2v.driver_shelf import DriverShelf
+from p2v.errors import GuestError, ProofFailed
+from p2v.guest import Access, GuestDisk, open_guest
+from p2v.guest_systems import InstalledSystem, open_system
 from p2v.guest_unlock import Keys
 from p2v.guest_wishes import script_content
 from p2v.house import House
@@ -30,9 +32,11 @@ from p2v.model import (
     Image,
     ImageFormat,
     Machine,
+    OperatingSystem,
     Output,
     Plan,
     Proof,
+    Severity,
     VirtualDisk,
     VirtualMachine,
     VirtualNic,
@@ -60,13 +64,16 @@ def make_outputs(
     keys: Keys,
     *,
     destination: Destination | None = None,
+    shelf: DriverShelf | None = None,
 ) -> tuple[Output, ...]:
     """The virtual machine of a plan, for each of its platforms; `destination` is where one is imported.
+
+    `shelf` holds the drivers that were brought for a Windows.
 
     Raises GuestError, TargetError, ProofFailed, and what importing.bring raises.
     """
     plans = plan.each()
-    converted = convert(run, plan, images, house, keys)
+    converted = convert(run, plan, images, house, Means(keys, shelf or DriverShelf(None)))
     machines = [describe(run, one, conversion) for one, conversion in zip(plans, converted, strict=True)]
     files = write(run, plan, machines, house)
     clear(run, plan)
@@ -95,8 +102,16 @@ def _overlays(run: Run, plan: Plan) -> list[Path]:
     return [_work(run, plan) / f"{disk.image_name}.overlay.qcow2" for disk in plan.disks]
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a conversion needs beside the disks: keys of encrypted ones, drivers for a Windows."""
+
+    keys: Keys
+    shelf: DriverShelf
+
+
 def convert(
-    run: Run, plan: Plan, images: Sequence[Image], house: House, keys: Keys
+    run: Run, plan: Plan, images: Sequence[Image], house: House, means: Means
 ) -> tuple[Conversion, ...]:
     """Change the guest in overlays; the capture is never written, so that a failure needs no recapture."""
     step = step_name("convert", *plan.each())
@@ -108,7 +123,7 @@ def convert(
     for image, overlay in zip(images, overlays, strict=True):
         make_overlay(run.path / image.path, overlay)
     with house.ui.phase("Converting the guest"):
-        converted = _convert_guest(plan, overlays, house, keys)
+        converted = _convert_guest(plan, overlays, house, means)
     content = to_json(CONVERSIONS, converted)
     write_atomically(note, content)
     for warning in dict.fromkeys(warning for one in converted for warning in one.warnings):
@@ -117,25 +132,45 @@ def convert(
     return converted
 
 
-def _convert_guest(plan: Plan, overlays: Sequence[Path], house: House, keys: Keys) -> tuple[Conversion, ...]:
+def _convert_guest(
+    plan: Plan, overlays: Sequence[Path], house: House, means: Means
+) -> tuple[Conversion, ...]:
     disks = [GuestDisk(overlay, ImageFormat.QCOW2) for overlay in overlays]
     accelerator = house.accelerator().accelerator
     with open_guest(disks, access=Access.READ_WRITE, accelerator=accelerator) as guest:
-        root = mount_root(guest, machine=plan.machine, keys=keys)
+        inside = open_system(guest, machine=plan.machine, keys=means.keys)
         # A rescue system could not say which system is on the disks.
-        machine = replace(plan.machine, os=plan.machine.os or operating_system(guest))
+        machine = replace(plan.machine, os=plan.machine.os or _system(inside))
         first, *others = plan.each()
         packs = "+".join(dict.fromkeys(one.platform.driver_pack for one in (first, *others)))
-        made = [_convert_for(guest, machine, first, packs)]
+        index = means.shelf.index() if machine.os and machine.os.windows else None
+        made = [_convert_for(inside, machine, first, packs, index)]
         # The guest has all drivers by now: these say which bus it uses there, and add what else is missing.
-        made += [_convert_for(guest, machine, one, one.platform.driver_pack) for one in others]
+        made += [_convert_for(inside, machine, one, one.platform.driver_pack, index) for one in others]
     changes = tuple({change.path: change for one in made for change in one.changes}.values())
-    return tuple(replace(one, changes=changes, warnings=(*root.warnings, *one.warnings)) for one in made)
+    registry = tuple(
+        {(one.hive, one.key.lower(), one.name): one for each in made for one in each.registry}.values()
+    )
+    return tuple(
+        replace(one, changes=changes, registry=registry, warnings=(*inside.warnings, *one.warnings))
+        for one in made
+    )
 
 
-def _convert_for(guest: Guest, machine: Machine, plan: Plan, packs: str) -> Conversion:
+def _system(inside: InstalledSystem) -> OperatingSystem | None:
+    """What the plan could not know. Raises GuestError for what blocks its conversion."""
+    seen = inside.look()
+    for finding in seen.findings:
+        if finding.severity is Severity.BLOCKER:
+            raise GuestError(finding.message, hint=finding.hint)
+    return seen.os
+
+
+def _convert_for(
+    inside: InstalledSystem, machine: Machine, plan: Plan, packs: str, index: DriverIndex | None
+) -> Conversion:
     return conversions.convert(
-        guest,
+        inside.files,
         machine,
         nics=plan.nics,
         firmware=plan.firmware,
@@ -143,6 +178,8 @@ def _convert_for(guest: Guest, machine: Machine, plan: Plan, packs: str) -> Conv
         pack=drivers.pack(packs),
         clean_up=plan.clean_up,
         first_boot=script_content(plan.clean_up),
+        hives=inside.hives,
+        index=index,
     )
 
 
@@ -171,6 +208,7 @@ def describe(run: Run, plan: Plan, conversion: Conversion) -> VirtualMachine:
         title=f"{plan.machine.hostname}, converted by p2v",
         serial_console=conversion.serial_console,
         os=plan.machine.os,
+        clock=conversion.clock,
         settings=platform.settings,
     )
 

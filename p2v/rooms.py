@@ -6,13 +6,14 @@ first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from p2v import importing
+from p2v.driver_shelf import DriverShelf
 from p2v.errors import LicenseError, UsageError
 from p2v.guest import GuestDisk
 from p2v.guest_unlock import read_keys
@@ -37,6 +38,7 @@ from p2v.run import require_space as need_space
 from p2v.targets import Target, find_target
 from p2v.targets.images import space_needed
 from p2v.transports.image import image_files, image_format
+from p2v.windows_offers import offer
 
 NO_TARGET = "raw"
 """Stands in the plan of a capture alone, of which nothing is made yet."""
@@ -52,9 +54,30 @@ def plan(job: Job, source: Source, house: House, *, run: str = "") -> Plan:
         job.source, job.name, job.disks, job.cpus, job.memory, job.prove, job.consistency, job.freeze_limit,
         clean_up, job.mac,
     )  # fmt: skip
-    offers = [Offer(target.fit(target.platform, machine.firmware), target.check) for target in targets]
+    offers, said = offers_for(machine, targets, source.drivers)
     made = make_plan(machine, wishes, offers, units=units, goal=job.goal)
+    made = replace(made, warnings=(*made.warnings, *said))
     return importing.placed(made, job.vsphere, job.output / made.name, house)
+
+
+def offers_for(
+    machine: Machine, targets: Sequence[Target], shelf: DriverShelf
+) -> tuple[list[Offer], tuple[str, ...]]:
+    """The platform of each target as this machine would get it, and what is to be known of that.
+
+    Raises UsageError, TargetError where the drivers that a user brought for a Windows cannot be read.
+    """
+    platforms = [target.fit(target.platform, machine.firmware) for target in targets]
+    system = machine.os
+    if system is None or system.windows is None:
+        found = [Offer(platform, each.check) for platform, each in zip(platforms, targets, strict=True)]
+        return found, ()
+    index = shelf.index()
+    made = [offer(target, one, system, index) for target, one in zip(targets, platforms, strict=True)]
+    offers = [
+        Offer(one.platform, one.checked(target.check)) for one, target in zip(made, targets, strict=True)
+    ]
+    return offers, tuple(dict.fromkeys(warning for one in made for warning in one.warnings))
 
 
 def find_targets(job: Job) -> tuple[Target, ...]:
@@ -82,16 +105,17 @@ def units_for(machine: Machine, house: House, run: str) -> int:
     return quote.units
 
 
-def plan_outputs(run: Run, job: Job, house: House) -> Plan:
+def plan_outputs(run: Run, job: Job, house: House, shelf: DriverShelf) -> Plan:
     """What is made out of a capture that is there. Raises UsageError, PlanRefused, LicenseError."""
     targets = find_targets(job)
     captured = run.plan
     if captured.machine.os is None:
         captured = replace(captured, machine=_look_into_capture(run, house, job))
-    offers = [Offer(target.fit(target.platform, captured.firmware), target.check) for target in targets]
+    offers, said = offers_for(replace(captured.machine, firmware=captured.firmware), targets, shelf)
     wishes = Wishes(job.source, cpus=job.cpus, memory=job.memory, prove=job.prove)
     units = units_for(captured.machine, house, run.id)
     plan = plan_for_others(captured, wishes, offers, units=units)
+    plan = replace(plan, warnings=tuple(dict.fromkeys((*plan.warnings, *said))))
     return importing.placed(plan, job.vsphere, run.path, house)
 
 

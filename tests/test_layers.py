@@ -21,7 +21,10 @@ LAYERS = (
         "p2v.plan", "p2v.transports", "p2v.targets", "p2v.guest", "p2v.proof", "p2v.run", "p2v.licensing",
         "p2v.job",
     },
-    {"p2v.hives", "p2v.hive_child", "p2v.guest_mounts", "p2v.guest_resize", "p2v.guest_volumes"},
+    {
+        "p2v.hives", "p2v.hive_child", "p2v.guest_mounts", "p2v.guest_resize", "p2v.guest_volumes",
+        "p2v.driver_shelf", "p2v.windows_offers",
+    },
     {"p2v.guest_unlock"},
     {"p2v.guest_inspect", "p2v.rediscovery", "p2v.windows_condition", "p2v.windows_findings"},
     {"p2v.windows_inspect"},

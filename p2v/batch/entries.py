@@ -105,6 +105,7 @@ def _job(draft: Draft, folder: Path, output: Path) -> Job:
         goal=goal,
         password=words.reference(settings.password, folder),
         passphrase=words.reference(settings.passphrase, folder),
+        drivers=_path(settings.drivers, folder),
         vsphere=words.destination(settings.vsphere, folder) if settings.vsphere and goes else None,
     )
 

@@ -232,7 +232,7 @@ class _Reader:
                 self._try((*place, key), lambda key=key, value=value: words.WORD_CHECKS[key](value))  # type: ignore[misc]
             elif key in words.FILES:
                 for word in value if isinstance(value, list) else [value]:
-                    self._try((*place, key), lambda word=word: words.check_file(word, self.folder))  # type: ignore[misc]
+                    self._try((*place, key), lambda word=word, key=key: words.FILES[key](word, self.folder))  # type: ignore[misc]
             elif isinstance(value, VsphereForm):
                 self._try((*place, key), lambda value=value: words.check_vsphere(value, self.folder))  # type: ignore[misc]
             elif isinstance(value, HooksForm):

@@ -145,6 +145,9 @@ class SettingsForm(Form):
     luks_key_files: Words | None = Field(
         default=None, description="Files whose first line is the passphrase of an encrypted disk."
     )
+    drivers: str | None = Field(
+        default=None, min_length=1, description="Drivers for a Windows guest: a folder, or an ISO image."
+    )
     vsphere: VsphereForm | None = Field(
         default=None, description="Where a live import goes, and its networks."
     )

@@ -151,8 +151,6 @@ WORD_CHECKS: dict[str, Callable[[str], object]] = {
     "hostname": check_hostname,
     "host": check_host,
 }
-FILES = ("identity", "known_hosts", "run_first_boot", "luks_key_files")
-"""Values that name files, which are looked for when the manifest is checked."""
 
 
 def absolute(word: str, folder: Path) -> Path:
@@ -163,6 +161,22 @@ def check_file(word: str, folder: Path) -> None:
     path = absolute(word, folder)
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
+
+
+def check_drivers(word: str, folder: Path) -> None:
+    path = absolute(word, folder)
+    if not path.exists():
+        raise UsageError(f"there is no folder and no file {path}")
+
+
+FILES: dict[str, Callable[[str, Path], None]] = {
+    "identity": check_file,
+    "known_hosts": check_file,
+    "run_first_boot": check_file,
+    "luks_key_files": check_file,
+    "drivers": check_drivers,
+}
+"""Values that name files, which are looked for when the manifest is checked; drivers may be in a folder."""
 
 
 def source_of(word: str, folder: Path) -> str:

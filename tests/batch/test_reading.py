@@ -83,6 +83,7 @@ machines:
     run_first_boot: key
     disable_services: [smartd]
     luks_key_files: key
+    drivers: .
     windows: "Sat,Sun 00:00-24:00"
     host: nas1
     groups: [web, "all"]
@@ -113,7 +114,7 @@ def test_everything_that_can_be_said_arrives(tmp_path: Path) -> None:
         allow_bad_sectors=True, retry_for="2h", mac=Choice.NEW, remove=(Removal.HW_AGENTS,),
         guest_identity=Choice.NEW, hostname="web01-new", first_boot=key, disable_services=("smartd",),
         luks_key_files=(key,), consistency=ConsistencyWish.SNAPSHOT, freeze_limit=90.0,
-        password=f"file:{key}", passphrase="prompt",
+        password=f"file:{key}", passphrase="prompt", drivers=tmp_path / ".",
     )  # fmt: skip
     assert (one.groups, one.needs, one.host) == (("web", "all"), ("two",), "nas1")
     assert one.windows[0].days == {5, 6}
