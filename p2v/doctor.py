@@ -32,6 +32,7 @@ OPTIONAL_TOOLS = (
 LIBRARIES = (
     ("guestfs", "python3-guestfs", "convert guests"),
     ("nbd", "python3-libnbd", "read images that are not raw"),
+    ("parted", "python3-parted", "restore onto disks of another size"),
 )
 KERNEL_PACKAGE = "linux-image-amd64"
 LITTLE_SPACE = 10 * GiB
