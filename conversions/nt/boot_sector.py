@@ -110,7 +110,7 @@ def _mend(work: WindowsWork, volumes: VolumeBytes, place: str) -> None:
 
 
 def _whereabouts(work: WindowsWork, found: BootSector) -> list[tuple[Disk, Partition]]:
-    """Which partition of the captured disks this is, by its serial number; a BIOS must be able to count it."""
+    """Which partition of the disks this is, by its serial number; a BIOS must be able to reach it."""
     name = f"{found.serial:016X}"
     return [
         (disk, partition)
