@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from p2v import __version__, batch_cli, doctor, license_cli, pipeline, report
+from p2v import __version__, batch_cli, doctor, license_cli, pipeline, report, rescue_cli, restore_cli
 from p2v.errors import ExitCode, P2VError, Terminated
 from p2v.house import House
 from p2v.job import Job, parse_removals, parse_size
@@ -283,6 +283,8 @@ def resume(
 ) -> None:
     """Go on with a run that was interrupted."""
     house = make_house(options)
+    if restore_cli.resume(run, house, retry_for=retry_for, as_json=as_json):
+        return
     receipt = pipeline.resume(
         run, house, allow_bad_sectors=allow_bad_sectors, retry_for=retry_for, drivers=drivers
     )
@@ -317,6 +319,8 @@ def runs(output: Path, as_json: bool, **options: Any) -> None:
 def show(run: Path, as_json: bool, **options: Any) -> None:
     """Show what a run did, or where it stands."""
     house = make_house(options)
+    if restore_cli.show(run, house, as_json=as_json):
+        return
     journal, receipt = pipeline.show(run)
     if receipt is None:
         house.ui.result(report.journal_json(journal) if as_json else report.journal_text(journal, run))
@@ -344,6 +348,9 @@ def doctor_command(as_json: bool, **options: Any) -> None:
 
 cli.add_command(license_cli.group)
 cli.add_command(batch_cli.batch)
+cli.add_command(restore_cli.restore)
+cli.add_command(restore_cli.rollback)
+cli.add_command(rescue_cli.group)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -9,6 +9,7 @@ capture feeds many targets: `emit` begins where `capture` ends.
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,11 @@ from p2v.model import Goal, Plan, Proof, Receipt
 from p2v.outputs import boot_proof, make_outputs
 from p2v.plan import findings
 from p2v.probe import Scan, estimate
+from p2v.restore import rooms as back
+from p2v.restore.job import Kind, RestoreJob, restore_job_from_json
+from p2v.restore.model import RestorePlan
+from p2v.restore.planning import require_erase
+from p2v.restore.runs import RestoreReceipt, RestoreRun, create_restore_run, open_restore_run
 from p2v.run import Run, RunState, create_run, list_runs, open_run, read_journal, read_receipt
 from p2v.vsphere.settings import Destination
 
@@ -38,8 +44,12 @@ __all__ = [
     "emit",
     "list_runs",
     "plan_job",
+    "plan_restore",
     "prove",
+    "restore",
     "resume",
+    "resume_restore",
+    "rollback_forecast",
     "scan",
     "show",
     "work",
@@ -236,6 +246,66 @@ def emit(directory: Path, targets: tuple[str, ...], house: House, wishes: EmitWi
     return receipt
 
 
+Confirm = Callable[[RestorePlan], tuple[str, ...]]
+"""Shows a person what will be erased; the serials that were typed."""
+
+
+def plan_restore(job: RestoreJob, house: House) -> RestorePlan:
+    """What `restore` would do, decided and refused as it would be; nothing is written. Raises P2VError."""
+    with Source(job.login, house) as machine:
+        return back.plan_of(job, machine, house)
+
+
+def restore(job: RestoreJob, house: House, confirm: Confirm) -> RestoreReceipt:
+    """Images become the disks of a physical machine, which runs a rescue system; so does a rollback.
+
+    Before anything is written, each disk was named by its serial twice; a rollback finds its own disks.
+
+    Raises the subclass of P2VError of the person who must act; what was written by then is not sent again.
+    """
+    with Source(job.login, house) as machine:
+        plan = back.plan_of(job, machine, house)
+        confirmed = confirm(plan)
+        if job.kind is Kind.RESTORE:
+            require_erase(plan, (*job.erase, *confirmed))
+        plan = back.named(job, plan)
+        with create_restore_run(
+            job.output, plan, kind=job.kind, job=job.to_json(), redactor=house.keyring.redactor
+        ) as run:
+            return _put_back(run, machine, house)
+
+
+def resume_restore(directory: Path, house: House, *, retry_for: str = "") -> RestoreReceipt:
+    """Go on with a restore or a rollback: the same images onto the same disks, wherever they are by now."""
+    with open_restore_run(directory, redactor=house.keyring.redactor) as run:
+        job = restore_job_from_json(run.job, where=directory)
+        job = replace(job, retry_for=retry_for or job.retry_for)
+        with Source(job.login, house) as machine:
+            return _put_back(run, machine, house)
+
+
+def _put_back(run: RestoreRun, machine: Source, house: House) -> RestoreReceipt:
+    """The other contents page."""
+    receipt = run.receipt()
+    if receipt is not None:
+        house.ui.say(f"{run.path} is finished already: nothing to do, no unit spent")
+        return receipt
+    with _noted(run.log, f"p2v resume {run.path}"), back.metered(run, house) as cost:
+        plan = back.plan_now(run, machine, house)
+        made = back.prepared(run, machine, house)
+        disks = back.write(run, plan, made, machine, house)
+        warnings = back.enter_firmware(plan, made, machine, house)
+        receipt = back.receipt(run, plan, made, disks, warnings=warnings, use=cost.commit())
+        run.write_receipt(receipt)
+    return receipt
+
+
+def rollback_forecast(job: RestoreJob, house: House) -> back.Forecast:
+    """What a rollback would send and how long it would take; nothing is written. Raises P2VError."""
+    with Source(job.login, house) as machine:
+        return back.forecast(job, back.plan_of(job, machine, house), machine, house)
+
+
 def _peak_memory() -> str:
     """`108400 kB`, resident. Not getrusage's: that one remembers the process from which this one was
     started.
@@ -249,10 +319,16 @@ def _peak_memory() -> str:
 @contextmanager
 def _resumable(run: Run, command: str) -> Iterator[None]:
     """Whatever ends a run before its time, the command that continues it goes with the error."""
+    with _noted(run.log, command):
+        yield
+
+
+@contextmanager
+def _noted(log: logging.Logger, command: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        run.log.error("ended by %s: %s", type(error).__name__, error)
+        log.error("ended by %s: %s", type(error).__name__, error)
         error.add_note(command)
         raise
 
