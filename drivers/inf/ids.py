@@ -29,14 +29,15 @@ class PciFunction:
         """As pci.sys reports them, of Windows 10 and later where no other Windows is given.
 
         The order is that of "Identifiers for PCI Devices" (windows-driver-docs), and of the devices that the
-        registry of a Windows 10 records.
+        registry of a Windows 10 records: there a bridge without subsystem has its ids as they were before.
         """
         model = f"PCI\\VEN_{self.vendor:04X}&DEV_{self.device:04X}"
         board = f"{model}&SUBSYS_{self.subsystem:04X}{self.subsystem_vendor:04X}"
         plain = (f"{model}&REV_{self.revision:02X}", model)
         classes = tuple(f"{model}&{each}" for each in self._classes)
         own = (f"{board}&REV_{self.revision:02X}", board)
-        if windows is not None and (windows.major, windows.minor) < TEN:
+        before = windows is not None and (windows.major, windows.minor) < TEN
+        if before or not (self.subsystem_vendor or self.subsystem):
             return DeviceIds((*own, *plain, *classes), self._generic)
         return DeviceIds((*own, *classes), (*plain, *self._generic))
 

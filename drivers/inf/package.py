@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from drivers.inf.install import install_section
 from drivers.inf.model import (
@@ -112,11 +112,13 @@ def _found(inf: Inf, windows: Windows) -> _Found:
 
 
 def _why_nothing(inf: Inf, windows: Windows) -> str:
-    others = [each for each in Architecture if each is not windows.architecture]
-    for other in others:
-        elsewhere = Windows(windows.major, windows.minor, windows.build, other, windows.product)
-        if any(True for _ in decorated_sections(inf, elsewhere)):
-            return f"it has no driver for {windows.architecture}, only for {other}"
+    served = [
+        each
+        for each in Architecture
+        if any(True for _ in decorated_sections(inf, replace(windows, architecture=each)))
+    ]
+    if served:
+        return f"it has no driver for {windows.architecture}, only for {', '.join(served)}"
     return f"none of its [Manufacturer] sections is for {windows}"
 
 

@@ -18,11 +18,10 @@ from drivers.inf.model import Architecture, DeviceIds, DriverPackage, Match, NoM
 from drivers.inf.strings import with_strings
 from drivers.inf.text import FILE_LIMIT, InfError, parse
 from fixtures.windows import packs
-from fixtures.windows.programs import WINE, bare
+from fixtures.windows.programs import bare
 from tests.drivers.inf.packs import DEVICE, TEN, WHOLE, pack
 
 MUTATIONS = 1_000
-WINE_INF = Path("/usr/share/wine/wine.inf")
 SECONDS = 5.0
 """Of the processor, not of the clock. What a file of the largest size may take; most take a tenth of it."""
 
@@ -260,40 +259,3 @@ def test_small_texts_cannot_stand_for_much_work(tmp_path: Path, name: str) -> No
     packages(read_index(tmp_path), TEN)
     assert isinstance(outcome, Match | NoMatch)
     assert time.process_time() - began < 2 * SECONDS
-
-
-@pytest.mark.tools
-class TestFileOfWine:
-    """A large INF that nobody here wrote. It is no driver's: it has no [Manufacturer]."""
-
-    def text(self) -> str:
-        assert WINE.exists(), "apt-get install libwine"
-        return WINE_INF.read_text()
-
-    def test_every_section_and_entry_is_found(self) -> None:
-        """Counted by the simplest means: lines that are no comment, no header and no continuation."""
-        text = self.text()
-        lines = [
-            line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(";")
-        ]
-        headers = {line[1 : line.index("]")].lower() for line in lines if line.startswith("[")}
-        entries = [line for line in lines if not line.startswith("[")]
-        continued = sum(line.endswith("\\") for line in entries)
-        assert continued > 50
-        sections = parse(text.encode())
-        assert set(sections.names) == headers
-        found = sum(len(list(sections.lines(name))) for name in sections.names)
-        assert found == len(entries) - continued
-
-    def test_entries_are_read_as_they_are_meant(self) -> None:
-        inf = with_strings(parse(self.text().encode()))
-        assert inf.value("version", "signature") == "$CHICAGO$"
-        lines = [inf.fields(line) for line in inf.sections.lines("CurrentVersion")]
-        assert ("HKLM", "%CurrentVersion%", "CommonFilesDir", "", "%16427%") not in lines
-        key = "Software\\Microsoft\\Windows\\CurrentVersion"
-        assert ("HKLM", key, "CommonFilesDir", "", "%16427%") in lines
-
-    def test_it_is_no_driver(self, tmp_path: Path) -> None:
-        (tmp_path / "wine.inf").write_text(self.text())
-        (rejected,) = read_index(tmp_path).rejected
-        assert rejected.reason == "it has no [Manufacturer], so it installs no device"

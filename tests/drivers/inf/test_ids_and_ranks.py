@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import date
 
@@ -23,6 +24,7 @@ from drivers.inf.model import (
     Windows,
 )
 from drivers.inf.ranking import choose, identifier_score, rank
+from fixtures.windows.real import system_hive
 from p2v.model import ProductType
 
 TEN = Windows(10, 0, 19041, Architecture.AMD64)
@@ -62,6 +64,12 @@ class TestPciIds:
 
     def test_subsystem_is_written_before_its_vendor(self) -> None:
         assert "SUBSYS_1F491028" in PciFunction(0x1000, 0x5D, 0x1028, 0x1F49, 2, 0x010400).ids().hardware[0]
+
+    def test_of_a_bridge_without_subsystem(self) -> None:
+        """The AGP bridge of VMware's board, as the same Windows recorded it."""
+        ids = PciFunction(0x8086, 0x7191, 0, 0, 1, 0x060400).ids(TEN)
+        assert ids.hardware[2:4] == ("PCI\\VEN_8086&DEV_7191&REV_01", "PCI\\VEN_8086&DEV_7191")
+        assert ids.compatible[0] == "PCI\\VEN_8086&CC_060400"
 
     def test_before_windows_10_plain_ids_were_hardware_ids(self) -> None:
         """ "Identifiers for PCI Devices": their order is the same."""
@@ -232,3 +240,33 @@ class TestHints:
     @staticmethod
     def fits(folder: str, windows: Windows) -> bool:
         return closeness(f"{folder}/x.inf", windows)[0] == 0
+
+
+@pytest.mark.tools
+def test_ids_of_every_pci_device_that_a_windows_10_recorded() -> None:
+    """Made by pci.sys, read by hivex: each list rebuilt from the fields that it shows."""
+    hivex = pytest.importorskip("hivex")
+    hive = hivex.Hivex(str(system_hive()))
+    key = hive.root()
+    for name in ("ControlSet001", "Enum", "PCI"):
+        key = hive.node_get_child(key, name)
+    seen = 0
+    for instance in (one for device in hive.node_children(key) for one in hive.node_children(device)):
+        lists = {hive.value_key(value): value for value in hive.node_values(instance)}
+        hardware, compatible = (
+            tuple(filter(None, hive.value_multiple_strings(lists[name])))
+            for name in ("HardwareID", "CompatibleIDs")
+        )
+        assert function_of(hardware, compatible).ids() == DeviceIds(hardware, compatible)
+        seen += 1
+    assert seen > 10
+
+
+def function_of(hardware: tuple[str, ...], compatible: tuple[str, ...]) -> PciFunction:
+    """The fields of a PCI function from the most specific of its ids, its class and its port type."""
+    found = re.fullmatch(r"PCI\\VEN_(\w{4})&DEV_(\w{4})&SUBSYS_(\w{4})(\w{4})&REV_(\w\w)", hardware[0])
+    assert found
+    vendor, device, subsystem, maker, revision = (int(word, 16) for word in found.groups())
+    ports = {int(each.partition("&DT_")[2], 16) for each in compatible if "&DT_" in each}
+    code = next(int(each[-6:], 16) for each in hardware if "&CC_" in each)
+    return PciFunction(vendor, device, maker, subsystem, revision, code, next(iter(ports), None))
