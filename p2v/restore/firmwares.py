@@ -76,7 +76,12 @@ def change_firmware(guest: Guest, machine: Machine, image: Firmware, metal: Firm
             hint=f"Install it on the source, then capture again: apt install {PACKAGES[metal]}",
         )
     if metal is Firmware.UEFI:
-        where = ["--target=x86_64-efi", f"--efi-directory={_esp_place(guest)}", "--no-nvram", "--removable"]
+        where = [
+            "--target=x86_64-efi",
+            f"--efi-directory={_esp_place(guest, machine)}",
+            "--no-nvram",
+            "--removable",
+        ]
     else:
         where = ["--target=i386-pc", guest.partition_device(0, 0)]
     guest.run([program, *where])
@@ -100,9 +105,11 @@ def _is_started_by_uefi(guest: Guest) -> bool:
     return any(path.lower().endswith(".efi") for path in programs)
 
 
-def _esp_place(guest: Guest) -> str:
-    places = list(esp.places(Changes(guest)))
-    return places[0] if places else MOUNT_POINT
+def _esp_place(guest: Guest, machine: Machine) -> str:
+    """Where the first EFI system partition is mounted."""
+    index, partition = _esp_of(machine.disks) or (0, None)
+    device = guest.partition_device(index, partition.number) if partition else ""
+    return next((place for place, name in guest.mounted().items() if name == device), MOUNT_POINT)
 
 
 def entries_of(guest: Guest, machine: Machine) -> tuple[FirmwareEntry, ...]:
