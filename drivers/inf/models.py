@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +16,11 @@ MAKER_LIMIT = 500
 """Entries of [Manufacturer], and decorations of one of them."""
 MODEL_LIMIT = 50_000
 """Ids of one INF file; the largest, of graphics and printer drivers, have some thousands."""
+ID_LIMIT = 199
+"""Characters of an id: MAX_DEVICE_ID_LEN (cfgmgr32.h) without the closing NUL."""
+
+_ID = re.compile(r"[ -+\--\[\]-~]+(?:\\[ -+\--\[\]-~]+)*")
+"""Printable ASCII but for the comma; a backslash stands between names, which become keys of the registry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,11 @@ def every_id(inf: Inf) -> frozenset[str]:
     return frozenset(model.device_id.upper() for one in sections.values() for model in models(inf, *one))
 
 
+def is_device_id(text: str) -> bool:
+    """Whether a device can have that id; an INF may list what none has."""
+    return len(text) <= ID_LIMIT and _ID.fullmatch(text) is not None
+
+
 def _maker(inf: Inf, line: Line) -> Maker:
     if line.key is None:
         name = inf.expand(line.field(0))
@@ -95,7 +106,9 @@ def _of_line(inf: Inf, line: Line, maker: str) -> Iterator[Model]:
     section, *ids = inf.fields(line)
     if line.key is None or not section:
         return
+    if "\\" in section:
+        raise InfError(f"no name of an install section: {section[:40]!r}")
     for number, device_id in enumerate(ids):
-        if device_id:
+        if device_id and is_device_id(device_id):
             kind = IdKind.COMPATIBLE if number else IdKind.HARDWARE
             yield Model(device_id, kind, max(number - 1, 0), section, line.key, maker)

@@ -175,5 +175,20 @@ class TestModelsLines:
             ("PCI\\CC_0106", IdKind.COMPATIBLE, 0)
         ]
 
+    @pytest.mark.parametrize(
+        "device_id",
+        ["PCI\\VEN_1AF4&DEV_1001", "*PNP0501", "{4d36}\\a b", "USBPRINT\\Example (x-1)", "a" * 199],
+    )
+    def test_ids_of_devices(self, device_id: str) -> None:
+        assert [each.device_id for each in self.read(f"%D%=A,{device_id}")] == [device_id]
+
+    @pytest.mark.parametrize("device_id", ["a" * 200, "PCI\\\\X", "\\X", '"X\\"', "Gerät", "a\tb", '"a,b"'])
+    def test_what_no_device_can_have_is_passed_over(self, device_id: str) -> None:
+        assert [each.device_id for each in self.read(f"%D%=A,{device_id},OTHER")] == ["OTHER"]
+
+    def test_an_install_section_is_one_name(self) -> None:
+        with pytest.raises(InfError, match="no name of an install section"):
+            self.read("%D%=A\\B,hwid")
+
     def test_lines_that_name_nothing_are_passed_over(self) -> None:
         assert self.read("%D%=\nnonsense\n%D%=A") == []
