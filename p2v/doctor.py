@@ -26,12 +26,18 @@ TOOLS = (
     ("qemu-system-x86_64", "qemu-system-x86", "prove that a virtual machine boots"),
 )
 OPTIONAL_TOOLS = (
+    ("xorriso", "xorriso", "read drivers from an ISO image, and build the rescue system"),
+    ("mmdebstrap", "mmdebstrap", "build the rescue system"),
+    ("mksquashfs", "squashfs-tools", "build the rescue system"),
     ("virt-xml-validate", "libvirt-clients", "check the configuration for libvirt"),
     ("virsh", "libvirt-clients", "start the result with libvirt"),
 )
 LIBRARIES = (
     ("guestfs", "python3-guestfs", "convert guests"),
     ("nbd", "python3-libnbd", "read images that are not raw"),
+)
+OPTIONAL_LIBRARIES = (
+    ("hivex", "python3-hivex", "convert Windows guests"),
     ("parted", "python3-parted", "restore onto disks of another size"),
 )
 KERNEL_PACKAGE = "linux-image-amd64"
@@ -85,16 +91,18 @@ def _tool(name: str, package: str, reason: str, otherwise: State) -> Check:
 
 def _libraries() -> Iterator[Check]:
     for name, package, reason in LIBRARIES:
-        if importlib.util.find_spec(name):
-            yield Check(f"python3: {name}", State.OK, "importable")
-        else:
-            mend = f"sudo apt install {package}; then /usr/bin/python3 -m venv --system-site-packages"
-            yield Check(
-                f"python3: {name}",
-                State.MISSING,
-                f"{sys.executable} cannot import it; needed to {reason}",
-                mend,
-            )
+        yield _library(name, package, reason, State.MISSING)
+    for name, package, reason in OPTIONAL_LIBRARIES:
+        yield _library(name, package, reason, State.WARNING)
+
+
+def _library(name: str, package: str, reason: str, otherwise: State) -> Check:
+    if importlib.util.find_spec(name):
+        return Check(f"python3: {name}", State.OK, "importable")
+    mend = f"sudo apt install {package}; then /usr/bin/python3 -m venv --system-site-packages"
+    return Check(
+        f"python3: {name}", otherwise, f"{sys.executable} cannot import it; needed to {reason}", mend
+    )
 
 
 def _kernel() -> Check:
