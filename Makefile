@@ -5,13 +5,13 @@ CACHE = $${XDG_CACHE_HOME:-$$HOME/.cache}
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # What p2v needs to run.
-PACKAGES = python3 python3-venv python3-guestfs python3-libnbd python3-parted libguestfs-tools libguestfs-xfs \
+PACKAGES = python3 python3-venv python3-guestfs python3-libnbd python3-hivex python3-parted libguestfs-tools libguestfs-xfs \
 	linux-image-amd64 qemu-system-x86 qemu-utils ovmf openssh-client xorriso
 # What only the demo and the tests need: to build disks, to run machines, and to check against.
 TEST_PACKAGES = mmdebstrap debian-archive-keyring ca-certificates e2fsprogs fdisk gdisk dosfstools openssh-server \
 	libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu partclone zstd xz-utils lz4 bzip2 cpio util-linux \
 	initramfs-tools-core xfsprogs btrfs-progs ntfs-3g exfatprogs exfat-fuse dosfstools mtools lvm2 mdadm mount \
-	libxml2-utils sleuthkit nbdkit libnbd-bin busybox virt-v2v libwine \
+	libxml2-utils sleuthkit nbdkit libnbd-bin busybox virt-v2v libwine reglookup \
 	golang-go golang-github-vmware-govmomi-dev mono-mcs gcc libc6-dev
 
 .PHONY: setup packages demo test matrix bench check fast clean

@@ -84,8 +84,15 @@ class Server:
         node: int = self._hive.root()
         for name in _parts(path):
             child = self._child(node, name)
-            node = self._hive.node_add_child(node, name) if child is None else child
+            node = self._add(node, name) if child is None else child
         return node
+
+    def _add(self, node: int, name: str) -> int:
+        # hivex lists keys by a hash that is Windows' own for plain names only.
+        if not name.isascii():
+            raise Damaged(f"a key that is called {name!r} cannot be made")
+        added: int = self._hive.node_add_child(node, name)
+        return added
 
     def _child(self, node: Any, name: str) -> int | None:
         child: int | None = self._hive.node_get_child(node, name)
