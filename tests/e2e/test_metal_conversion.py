@@ -16,8 +16,12 @@ from pathlib import Path
 import pytest
 
 from fixtures.build import SPECS, build
-from fixtures.matrix import HOSTS, build_host
+from fixtures.build.machines import NETWORK, USERS
+from fixtures.matrix import HOSTS, Host, build_host
+from fixtures.matrix.grub import GrubBios
+from fixtures.matrix.initramfs import InitramfsTools
 from fixtures.matrix.nvram import empty_variables
+from fixtures.matrix.spec import Drive, Kind, Slot, Volume
 from fixtures.metal import DEFAULT_HARDWARE, start_metal
 from fixtures.metal import Metal as Running
 from p2v import command
@@ -26,6 +30,7 @@ from p2v.guest_unlock import Keys
 from p2v.house import House
 from p2v.model import Disk, Firmware, ImageFormat, MiB, Nic
 from p2v.probe import probe
+from p2v.restore.firmwares import firmware_finding
 from p2v.restore.measure import measured
 from p2v.restore.model import DiskMove, Metal, NicMove, PciDevice, Prepared, Resize, RestorePlan, SourceDisk
 from p2v.restore.prepare import prepare
@@ -89,6 +94,36 @@ def debian_lvm() -> Source:
     return Source(built.images[0], built.key, built.host_key, Firmware.UEFI)
 
 
+BOTH_KINDS = Host(
+    name="debian12-both-kinds",
+    suite="bookworm",
+    hostname="both12",
+    network=NETWORK,
+    users=USERS,
+    loader=GrubBios(),
+    initramfs=InitramfsTools(),
+    packages=("grub-efi-amd64-bin", "dosfstools"),
+    root="/dev/sda2",
+    drives=(
+        Drive(
+            4096 * MiB,
+            (
+                Slot(1, 1 * MiB, 100 * MiB, Volume(Kind.VFAT, "/boot/efi", options="umask=0077"), "uefi"),
+                Slot(2, 101 * MiB, 3000 * MiB, Volume(Kind.EXT4, "/")),
+                Slot(3, 3101 * MiB, 256 * MiB, Volume(Kind.SWAP), "swap"),
+            ),
+            DEFAULT_HARDWARE.disk_serial,
+        ),
+    ),
+)
+"""Started by BIOS, with an EFI system partition on which nothing is, and the package for it."""
+
+
+def debian_both() -> Source:
+    built = build_host(BOTH_KINDS)
+    return Source(built.images[0], built.key, built.host_key, Firmware.BIOS)
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     source: Callable[[], Source]
@@ -97,13 +132,18 @@ class Case:
     resize: Resize
     root: tuple[int, int]
     """Between what the root filesystem has, in MiB."""
+    firmware: Firmware = Firmware.BIOS
+    """The machine's."""
 
 
 CASES = {
     "bios-megasas-smaller": Case(debian_bios, MEGASAS, 2600 * MiB, Resize.SHRINK, (1900, 2090)),
     "bios-nvme-larger": Case(debian_bios, NVME, 5200 * MiB, Resize.GROW, (4400, 4690)),
-    "uefi-lvm-nvme-larger": Case(debian_lvm, NVME, 5200 * MiB, Resize.GROW, (4200, 4400)),
-    "uefi-lvm-megasas-smaller": Case(debian_lvm, MEGASAS, 3300 * MiB, Resize.SHRINK, (1900, 2048)),
+    "uefi-lvm-nvme-larger": Case(debian_lvm, NVME, 5200 * MiB, Resize.GROW, (4200, 4400), Firmware.UEFI),
+    "uefi-lvm-megasas-smaller": Case(
+        debian_lvm, MEGASAS, 3300 * MiB, Resize.SHRINK, (1900, 2048), Firmware.UEFI
+    ),
+    "bios-to-uefi": Case(debian_both, NVME, 4096 * MiB, Resize.KEEP, (2700, 3000), Firmware.UEFI),
 }
 IN_EVERY_RUN = ("bios-megasas-smaller",)
 
@@ -119,11 +159,12 @@ def plan_of(case: Case, source: Source, house: House) -> RestorePlan:
     place = f"/dev/disk/by-path/pci-{case.hardware.disk.address}-scsi-0:2:0:0"
     target = Disk("/dev/sda", case.size, serial="TARGET1", names=("/dev/sda", place))
     metal = Metal(
-        replace(guest, disks=(target,), nics=(Nic("ens4", NEW_MAC),)),
+        replace(guest, disks=(target,), nics=(Nic("ens4", NEW_MAC),), firmware=case.firmware),
         (AHCI, case.hardware.disk, case.hardware.card),
     )
     move = DiskMove(0, SourceDisk(source.image, ImageFormat.RAW, disk), target, case.resize)
     assert fits(move) is None
+    assert firmware_finding((disk,), source.firmware, case.firmware) is None
     moved = (NicMove(OLD_MAC, NEW_MAC),)
     return RestorePlan("metal", str(source.image), "ssh://rescue", guest, metal, (move,), moved, True, 1)
 
@@ -150,7 +191,7 @@ def test_it_boots_on_other_metal(
         DEFAULT_HARDWARE, controller=case.hardware.controller, nic=case.hardware.nic, mac=NEW_MAC
     )
     variables = None
-    if source.firmware is Firmware.UEFI:
+    if case.firmware is Firmware.UEFI:
         assert [entry.loader.upper().startswith("\\EFI\\") for entry in prepared.entries] == [True]
         variables = Path(shutil.copyfile(empty_variables(), tmp_path / "variables.fd"))
     with start_metal(
@@ -160,26 +201,36 @@ def test_it_boots_on_other_metal(
         look_inside(machine, case)
 
 
+INSIDE = """
+disk=$(lsblk -ndo NAME -e 2,7,11 | head -n 1)
+echo "mac=$(cat /sys/class/net/enp0s4/address)"
+echo "card=$(basename $(readlink -f /sys/class/net/enp0s4/device/driver))"
+echo "place=$(readlink -f /sys/block/$disk)"
+echo "bound=$(ls /sys/bus/pci/drivers/{driver} | grep ^0000: | head -n 1)"
+echo "sectors=$(cat /sys/block/$disk/size)"
+echo "root=$(df -B1 --output=size / | tail -n 1)"
+echo "damage=$(cd /srv && sha256sum --quiet --check MANIFEST 2>&1)"
+echo "swap=$(swapon --show=NAME --noheadings)"
+echo "failed=$(systemctl --failed --no-legend --plain)"
+"""
+"""One command, as each takes seconds in emulation."""
+
+
 def look_inside(machine: Running, case: Case) -> None:
     """Its own disk and card, all of its content, and nothing that failed."""
-    assert machine.ssh(["cat", "/sys/class/net/enp0s4/address"]).strip() == NEW_MAC
-    assert driver_of(machine, "/sys/class/net/enp0s4/device/driver") == case.hardware.card.driver
-    disk = machine.ssh(["sh", "-c", "lsblk -ndo NAME -e 7,11 | head -n 1"]).strip()
-    place = machine.ssh(["readlink", "-f", f"/sys/block/{disk}"])
-    bound = machine.ssh(["ls", f"/sys/bus/pci/drivers/{case.hardware.disk.driver}"]).split()
-    assert any(address in place for address in bound if address.startswith("0000:"))
-    assert int(machine.ssh(["cat", f"/sys/block/{disk}/size"])) * 512 == case.size
-    assert machine.ssh(["sh", "-c", "cd /srv && sha256sum --quiet --check MANIFEST 2>&1"]).strip() == ""
-    assert machine.ssh(["swapon", "--show=NAME", "--noheadings"]).strip()
-    failed = machine.ssh(["systemctl", "--failed", "--no-legend", "--plain"]).strip()
-    assert failed == ""
-    size = int(machine.ssh(["sh", "-c", "df -B1 --output=size / | tail -n 1"]))
+    script = INSIDE.replace("{driver}", case.hardware.disk.driver)
+    lines = machine.ssh(["sh", "-c", script], timeout=300).splitlines()
+    found = dict(line.split("=", 1) for line in lines)
+    assert found["mac"] == NEW_MAC
+    assert found["card"] == case.hardware.card.driver
+    assert found["bound"]
+    assert found["bound"] in found["place"]
+    assert int(found["sectors"]) * 512 == case.size
     low, high = case.root
-    assert low * MiB < size < high * MiB
-
-
-def driver_of(machine: Running, path: str) -> str:
-    return machine.ssh(["sh", "-c", f"basename $(readlink -f {path})"]).strip()
+    assert low * MiB < int(found["root"]) < high * MiB
+    assert found["damage"] == ""
+    assert found["swap"]
+    assert found["failed"] == ""
 
 
 def flatten(prepared: Prepared, folder: Path) -> Path:
