@@ -15,6 +15,7 @@ from p2v.errors import UsageError
 from p2v.job import Job
 from p2v.restore.model import NicMove
 
+NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,64}")
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
@@ -126,13 +127,19 @@ def parse_grow(words: Iterable[str]) -> tuple[GrowChoice, ...]:
 
 
 def parse_nics(words: Iterable[str]) -> tuple[NicMove, ...]:
-    """`OLD=NEW`, both MAC addresses. Raises UsageError."""
+    """`OLD=NEW`: the MAC address or the name of a card of the image, the MAC of a card. Raises UsageError."""
     moves = []
     for word in words:
-        old, _, new = word.lower().replace("-", ":").partition("=")
-        if not MAC.fullmatch(old) or not MAC.fullmatch(new):
+        old, _, new = word.partition("=")
+        old, new = _plain_mac(old), _plain_mac(new)
+        if not NAME.fullmatch(old) or not MAC.fullmatch(new):
             raise UsageError(
                 f"--nic {word}: is not OLD=NEW", hint="Try: --nic 52:54:00:11:22:33=aa:bb:cc:dd:ee:ff"
             )
         moves.append(NicMove(old, new))
     return tuple(moves)
+
+
+def _plain_mac(word: str) -> str:
+    plain = word.lower().replace("-", ":")
+    return plain if MAC.fullmatch(plain) else word

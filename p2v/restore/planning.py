@@ -39,7 +39,7 @@ def make_restore_plan(
     there.
     """
     moves = tuple(_moves(images, metal, wishes))
-    _require_nics(wishes.nics, guest, metal)
+    guest, nics = _joined_nics(wishes.nics, guest, metal)
     findings = tuple(_findings(guest, moves, metal, convert=wishes.convert))
     _refuse(findings)
     return RestorePlan(
@@ -49,7 +49,7 @@ def make_restore_plan(
         guest=guest,
         metal=metal,
         moves=moves,
-        nics=wishes.nics,
+        nics=nics,
         convert=wishes.convert,
         units=units,
         findings=findings,
@@ -62,6 +62,9 @@ def make_rollback_plan(
 ) -> RestorePlan:
     """The machine of a run gets its own disks back. Raises PlanRefused, for any other machine above all."""
     _require_own_machine(captured.machine, metal.machine)
+    # In the virtual machine the cards have the names that they had, and the addresses that were planned.
+    cards = tuple(Nic(nic.source_name, nic.mac) for nic in captured.nics if nic.source_name)
+    guest = replace(guest, nics=cards or guest.nics)
     if len(images) != len(captured.disks):
         raise PlanRefused(
             f"{captured.name} was captured from {len(captured.disks)} disks, not from {len(images)}",
@@ -270,13 +273,33 @@ def _refuse(findings: Iterable[Finding]) -> None:
         raise PlanRefused("\n".join(one.message for one in blockers), hint=hint)
 
 
-def _require_nics(moves: Sequence[NicMove], guest: Machine, metal: Metal) -> None:
-    old, new = _macs(guest.nics), _macs(metal.machine.nics)
-    for move in moves:
-        if old and move.old not in old:
-            raise UsageError(f"--nic {move.old}=…: the image has {', '.join(old)}")
-        if move.new not in new:
-            raise UsageError(f"--nic …={move.new}: the machine has {', '.join(new) or 'no network card'}")
+def _joined_nics(
+    chosen: Sequence[NicMove], guest: Machine, metal: Metal
+) -> tuple[Machine, tuple[NicMove, ...]]:
+    """Which card takes over which, and the guest with a MAC for each of these. One card alone takes over the
+    only one. Raises UsageError for cards that are not there.
+    """
+    there = _macs(metal.machine.nics)
+    if not chosen and len(guest.nics) == 1 and len(there) == 1:
+        only = guest.nics[0]
+        chosen = (NicMove(only.mac.lower() or only.name, there[0]),)
+    nics, moves = list(guest.nics), []
+    for move in chosen:
+        if move.new not in there:
+            raise UsageError(f"--nic …={move.new}: the machine has {', '.join(there) or 'no network card'}")
+        old = _index_of(move.old, nics)
+        # An image tells the names of its cards and not always their addresses.
+        nics[old] = replace(nics[old], mac=nics[old].mac or move.new)
+        moves.append(NicMove(nics[old].mac.lower(), move.new))
+    return replace(guest, nics=tuple(nics)), tuple(moves)
+
+
+def _index_of(old: str, nics: Sequence[Nic]) -> int:
+    for index, nic in enumerate(nics):
+        if old in (nic.mac.lower(), nic.name):
+            return index
+    known = ", ".join(nic.mac or nic.name for nic in nics) or "no network card"
+    raise UsageError(f"--nic {old}=…: the image has {known}")
 
 
 def _macs(nics: Sequence[Nic]) -> list[str]:

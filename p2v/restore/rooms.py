@@ -41,7 +41,7 @@ from p2v.restore.runs import (
     now,
     read_restore_receipt,
 )
-from p2v.restore.sources import Images, find_images, index_of, is_run, open_source
+from p2v.restore.sources import Images, find_images, index_of, is_run, measured_images, open_source
 from p2v.restore.writing import DiskJob, DiskWriter, DiskWritten
 from p2v.run import read_receipt
 from p2v.ui import Phase
@@ -63,6 +63,8 @@ def _plan_restore(job: RestoreJob, source: Source, house: House) -> RestorePlan:
     wishes = _wishes(job)
     metal = probe_metal(source, house)
     images = find_images(job.source, house, source.keys, look_inside=job.convert)
+    if job.shrink:
+        images = measured_images(images)
     return make_restore_plan(images.guest, images.disks, metal, wishes, units=_units(metal, house))
 
 
@@ -100,7 +102,8 @@ def _rollback_images(job: RestoreJob, house: House, keys: Keys) -> Images:
     captured = find_images(job.source, house, keys, look_inside=False)
     if not job.content:
         return captured
-    return replace(find_images(job.content, house, keys, look_inside=True), run=captured.run)
+    found = find_images(job.content, house, keys, look_inside=True)
+    return replace(measured_images(found), run=captured.run)
 
 
 def _units(metal: Metal, house: House) -> int:

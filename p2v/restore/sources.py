@@ -22,6 +22,7 @@ from p2v.house import House
 from p2v.journal import IMAGES, Journal, read_note
 from p2v.model import Disk, ImageFormat, Machine, Severity, TableKind
 from p2v.probe import look_into_image
+from p2v.restore.measure import measured
 from p2v.restore.model import SourceDisk
 from p2v.restore.writing import nobody
 from p2v.run import read_journal
@@ -103,6 +104,17 @@ def _looked_into(images: Images, house: House, keys: Keys) -> Images:
         hint = blocker.hint or "To write the disks with nothing changed in them: --as-is"
         raise PlanRefused(blocker.message, hint=hint)
     return replace(images, guest=machine)
+
+
+def measured_images(images: Images) -> Images:
+    """The same with what their filesystems use, as far as it can be known: to see whether they may shrink."""
+    disks = tuple(_measured(source) for source in images.disks)
+    return replace(images, disks=disks)
+
+
+def _measured(source: SourceDisk) -> SourceDisk:
+    with open_source(source.path, source.format, source.disk.sector_size) as device:
+        return replace(source, disk=measured(device, source.disk))
 
 
 @contextmanager

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from p2v import command
-from p2v.model import Disk
-from p2v.transports import RescueTransport, SshOptions, open_transport
 from tests.conftest import need_tools
+from tests.restore.commands import SERIAL, SIZE, Place, make_image
+from tests.restore.metal import metal_disk
 from tests.sshd import Sshd, private_sshd
 
 
@@ -25,24 +24,16 @@ def sshd(tmp_path: Path) -> Iterator[Sshd]:
         yield server
 
 
-def options(sshd: Sshd) -> SshOptions:
-    return SshOptions(identity=sshd.identity, known_hosts=sshd.known_hosts, config_file=Path(os.devnull))
+@pytest.fixture
+def place(sshd: Sshd, tmp_path: Path) -> Iterator[Place]:
+    """A machine with one disk, full of noise."""
+    disk = tmp_path / "metal.disk"
+    disk.write_bytes(random.Random(7).randbytes(SIZE))
+    with metal_disk(disk, SERIAL) as metal:
+        yield Place(sshd, tmp_path, metal)
 
 
-@contextmanager
-def rescue(sshd: Sshd) -> Iterator[RescueTransport]:
-    with open_transport(sshd.url, options(sshd)) as transport:
-        assert isinstance(transport, RescueTransport)
-        yield transport
-
-
-@contextmanager
-def loop_device(image: Path) -> Iterator[Disk]:
-    """A file as a block device of the machine."""
-    need_tools("losetup")
-    found = command.check(["losetup", "--find", "--show", image], timeout=30, reason="make a disk")
-    path = found.strip()
-    try:
-        yield Disk(path, image.stat().st_size)
-    finally:
-        command.check(["losetup", "--detach", path], timeout=30, reason="take the disk away")
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A disk with a partition of ext4 with files in it; most of it is free."""
+    return make_image(tmp_path / "image.raw", tmp_path / "files")

@@ -16,16 +16,41 @@ from pathlib import Path
 
 import pytest
 
+from p2v import command
 from p2v.model import Disk, Firmware
 from p2v.restore.writing import DiskWriter
-from p2v.transports import Survey, writer_client
+from p2v.transports import RescueTransport, SshOptions, Survey, open_transport, writer_client
 from p2v.transports.ssh import SshTransport
-from tests.restore.conftest import loop_device
+from tests.conftest import need_tools
+from tests.sshd import Sshd
 
 UDEV = Path("/run/udev/data")
 DISKS, FIRMWARE, UUID = "P2V_TEST_DISKS", "P2V_TEST_FIRMWARE", "P2V_TEST_UUID"
 SLOW = "P2V_TEST_SLOW"
 MACHINE = "4c4c4544-0000-1000-8000-0000000000aa"
+
+
+def options(sshd: Sshd) -> SshOptions:
+    return SshOptions(identity=sshd.identity, known_hosts=sshd.known_hosts, config_file=Path(os.devnull))
+
+
+@contextmanager
+def rescue(sshd: Sshd) -> Iterator[RescueTransport]:
+    with open_transport(sshd.url, options(sshd)) as transport:
+        assert isinstance(transport, RescueTransport)
+        yield transport
+
+
+@contextmanager
+def loop_device(image: Path) -> Iterator[Disk]:
+    """A file as a block device of the machine."""
+    need_tools("losetup")
+    found = command.check(["losetup", "--find", "--show", image], timeout=30, reason="make a disk")
+    path = found.strip()
+    try:
+        yield Disk(path, image.stat().st_size)
+    finally:
+        command.check(["losetup", "--detach", path], timeout=30, reason="take the disk away")
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,8 +146,23 @@ def test_the_firmware_must_find_its_loader() -> None:
 def test_cards_are_those_of_image_and_machine() -> None:
     plan = make_restore_plan(GUEST, IMAGES, metal(), wishes(nics=(NicMove(OLD_MAC, NEW_MAC),)), units=1)
     assert plan.nics == (NicMove(OLD_MAC, NEW_MAC),)
+    by_name = make_restore_plan(GUEST, IMAGES, metal(), wishes(nics=(NicMove("eth0", NEW_MAC),)), units=1)
+    assert by_name.nics == plan.nics
     assert "the machine has" in refusal(nics=(NicMove(OLD_MAC, OLD_MAC),)).message
     assert "the image has" in refusal(nics=(NicMove(NEW_MAC, NEW_MAC),)).message
+
+
+def test_the_only_card_takes_over_the_only_one() -> None:
+    assert make_restore_plan(GUEST, IMAGES, metal(), wishes(), units=1).nics == (NicMove(OLD_MAC, NEW_MAC),)
+    two = replace(GUEST, nics=(*GUEST.nics, Nic("eth1", "52:54:00:00:00:02")))
+    assert make_restore_plan(two, IMAGES, metal(), wishes(), units=1).nics == ()
+
+
+def test_a_card_whose_address_is_unknown_is_found_by_its_name() -> None:
+    guest = replace(GUEST, nics=(Nic("ens3", ""), Nic("ens4", "")))
+    plan = make_restore_plan(guest, IMAGES, metal(), wishes(nics=(NicMove("ens4", NEW_MAC),)), units=1)
+    assert plan.nics == (NicMove(NEW_MAC, NEW_MAC),)
+    assert [nic.name for nic in plan.guest.nics if nic.mac == NEW_MAC] == ["ens4"]
 
 
 def test_an_erase_names_the_disk_once_more() -> None:
@@ -231,3 +246,4 @@ def test_choices_as_they_are_typed() -> None:
             parse_grow([wrong])
     with pytest.raises(UsageError):
         parse_nics([f"{OLD_MAC}=eth0"])
+    assert parse_nics([f"eth0={NEW_MAC}"]) == (NicMove("eth0", NEW_MAC),)

@@ -23,7 +23,7 @@ from p2v.transports.frames import Codec
 from p2v.transports.writer_client import WriterClient
 from p2v.transports.writer_frames import Clear, PackedBlock
 from tests.conftest import need_tools
-from tests.restore.conftest import loop_device, rescue
+from tests.restore.metal import loop_device, rescue
 from tests.sshd import Sshd
 
 pytestmark = [pytest.mark.ssh, pytest.mark.timeout(120)]
