@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from conversions.changes import Changes
-from conversions.nt import boot_configuration, boot_sector, comfort, loaders
+from conversions.nt import boot_configuration, boot_sector, comfort, first_boot, loaders
 from conversions.nt.control_sets import control_sets
 from conversions.nt.disks import provide_disk_bus, staged_packages
 from conversions.nt.edits import RegistryEdits, RegistryRecord
@@ -27,7 +27,13 @@ from p2v.model import Conversion, DiskBus, NicModel, WindowsSystem
 
 Step = Callable[[WindowsWork], None]
 
-STEPS: tuple[Step, ...] = (boot_configuration.step, loaders.step, boot_sector.step, comfort.step)
+STEPS: tuple[Step, ...] = (
+    boot_configuration.step,
+    loaders.step,
+    boot_sector.step,
+    comfort.step,
+    first_boot.step,
+)
 """What follows the drivers."""
 HIVES = "System32/config"
 
