@@ -41,8 +41,10 @@ class Place:
     folder: Path
     used: int
 
-    def ssh(self, *options: str) -> str:
-        words = ["ssh", "-v", "-c", CIPHER, "-p", str(self.server.port), "-i", str(self.server.identity)]
+    def ssh(self, *options: str, cipher: str = CIPHER) -> str:
+        """`ssh`, with its own choice of a cipher where that is empty."""
+        words = ["ssh", "-v", *(["-c", cipher] if cipher else [])]
+        words += ["-p", str(self.server.port), "-i", str(self.server.identity)]
         words += ["-o", f"UserKnownHostsFile={self.server.known_hosts}", "-o", "IdentitiesOnly=yes", *options]
         return shlex.join([*words, "-F", "none", f"{self.server.user}@127.0.0.1"])
 
@@ -97,9 +99,18 @@ def partclone(place: Place) -> Sample:
 
 
 def nbdcopy(place: Place) -> Sample:
-    """nbdkit on the source, its port forwarded by ssh: what virt-p2v does."""
+    """nbdkit on the source, its port forwarded by ssh: what virt-p2v does, which names no cipher (ssh.c)."""
+    return _nbdcopy(place, cipher="")
+
+
+def nbdcopy_gcm(place: Place) -> Sample:
+    """The same with the cipher of the others, which virt-p2v could have but has not."""
+    return _nbdcopy(place, cipher=CIPHER)
+
+
+def _nbdcopy(place: Place, *, cipher: str) -> Sample:
     there, here = free_port(), free_port()
-    forward = place.ssh("-L", f"127.0.0.1:{here}:127.0.0.1:{there}")
+    forward = place.ssh("-L", f"127.0.0.1:{here}:127.0.0.1:{there}", cipher=cipher)
     # nbdkit ends when the standard input of ssh does, so that ssh can say how much it received.
     remote = f"nbdkit -f -r -i 127.0.0.1 -p {there} file {place.source} & cat; kill $!"
     script = (
@@ -120,6 +131,7 @@ SIDES: dict[str, Side] = {
     "dd | ssh": dd,
     "dd | zstd -1 | ssh": dd_zstd,
     "nbdcopy over ssh": nbdcopy,
+    "nbdcopy over ssh, aes128-gcm": nbdcopy_gcm,
     "partclone | zstd | ssh": partclone,
     "limit: used bytes through ssh": limit,
 }
