@@ -25,6 +25,7 @@ from p2v.run import create_run
 from p2v.ui import UI, ProgressStyle
 from tests.conftest import need_tools
 from tests.plans import make_plan
+from tests.transports.mono_host import build_host
 from tests.transports.windows_source import (
     FAT_SIZE,
     FAT_START,
@@ -239,6 +240,26 @@ def test_a_line_that_is_cut_is_tried_again_with_new_snapshots(
     _, reached = capture_from(source)
     assert reached.grade is Consistency.SNAPSHOT
     assert source.log().count("created ") == 2
+
+
+def test_the_real_reader_of_the_script_makes_the_same_copy(source: WindowsSource, tmp_path: Path) -> None:
+    """The C# that Windows compiles, under Mono, behind the whole way from ssh to the image read back."""
+    before = source.image.read_bytes()
+    (tmp_path / "mono").mkdir()
+    source.change(mono=str(build_host(tmp_path / "mono")), tail=512)
+    bits = (tmp_path / "bits").read_bytes()[16:]
+    Path(source.folder / "shadows" / "shadow1.img.bits").write_bytes(bits)
+    image, reached = capture_from(source)
+    assert (reached.grade, reached.warnings) == (Consistency.SNAPSHOT, ())
+    copy = image.read_bytes()
+    for start in range(0, len(copy), 65536):
+        piece = copy[start : start + 65536]
+        assert piece == before[start : start + 65536] or not any(piece)
+    assert "the real reader" in source.log()
+    volume = volume_of(image, tmp_path)
+    command.check(["ntfsfix", "-n", volume], timeout=30, reason="check a copy")
+    said = command.check(["ntfscat", volume, "/file2.txt"], timeout=30, reason="read a copy")
+    assert said == "C" * (3 * MiB) + "end"
 
 
 def test_a_reader_that_is_killed_in_the_middle(

@@ -51,7 +51,8 @@ $Keeper = {
     }
 
     function New-Shadow($Volume) {
-        $said = Invoke-CimMethod -ClassName Win32_ShadowCopy -MethodName Create -OperationTimeoutSec 240 -Arguments @{
+        # No time limit here: what gave up waiting would not know which snapshot to remove.
+        $said = Invoke-CimMethod -ClassName Win32_ShadowCopy -MethodName Create -Arguments @{
             Volume = $Volume
             Context = 'ClientAccessible'
         }
@@ -82,7 +83,8 @@ $Keeper = {
         'removed ' + ($gone -join ',') + ';' + ($left -join ',')
     }
 
-    $pipe = New-Object System.IO.Pipes.NamedPipeClientStream('.', $PipeName, [System.IO.Pipes.PipeDirection]::InOut)
+    $both = [System.IO.Pipes.PipeDirection]::InOut
+    $pipe = New-Object System.IO.Pipes.NamedPipeClientStream('.', $PipeName, $both)
     try {
         $pipe.Connect(60000)
         $reader = New-Object System.IO.StreamReader($pipe)
@@ -108,8 +110,9 @@ function Send-Answer([byte[]]$Before, $Value) {
     $payload = [Text.Encoding]::UTF8.GetBytes((ConvertTo-Json -InputObject $Value -Compress -Depth 8))
     $size = [BitConverter]::GetBytes([uint32]$payload.Length)
     [Array]::Reverse($size)
-    $whole = [byte[]]($Before + $size + $payload)
-    $Out.Write($whole, 0, $whole.Length)
+    foreach ($part in $Before, $size, $payload) {
+        $Out.Write($part, 0, $part.Length)
+    }
     $Out.Flush()
 }
 
@@ -150,7 +153,9 @@ function Get-Hello {
 
 function Add-Source {
     $table = foreach ($one in $Frames.GetEnumerator()) { "public const int $($one.Key) = $($one.Value);" }
-    Add-Type -TypeDefinition "namespace P2V { public static class Table { $($table -join ' ') } }`n$Source"
+    $whole = "namespace P2V { public static class Table { $($table -join ' ') } }`n$Source"
+    # A warning of the compiler would else be an error.
+    Add-Type -TypeDefinition $whole -IgnoreWarnings
 }
 
 # A volume whose pieces are not known is on no disk that can be read.
@@ -174,13 +179,16 @@ function Get-Volumes {
 }
 
 function Get-VolumeNames {
-    @(Get-CimInstance -ClassName Win32_Volume -Filter 'DriveType = 3') | ForEach-Object { $_.DeviceID.TrimEnd('\') }
+    foreach ($one in @(Get-CimInstance -ClassName Win32_Volume -Filter 'DriveType = 3')) {
+        $one.DeviceID.TrimEnd('\')
+    }
 }
 
 # BitLocker: Win32_EncryptableVolume is not there where the feature is not.
 function Get-Encrypted {
     $space = 'root\CIMV2\Security\MicrosoftVolumeEncryption'
-    foreach ($one in @(Get-OrElse @() { Get-CimInstance -Namespace $space -ClassName Win32_EncryptableVolume })) {
+    $known = @(Get-OrElse @() { Get-CimInstance -Namespace $space -ClassName Win32_EncryptableVolume })
+    foreach ($one in $known) {
         $status = Get-OrElse $null { Invoke-CimMethod -InputObject $one -MethodName GetConversionStatus }
         @{
             name = [string]$one.DeviceID
@@ -243,7 +251,7 @@ function Get-Controllers {
     foreach ($one in @(Get-CimInstance -ClassName Win32_PnPEntity -Filter ($classes -join ' OR '))) {
         @{
             name = [string]$one.Name
-            class = [string]$one.ClassGuid
+            'class' = [string]$one.ClassGuid
             service = [string]$one.Service
             ids = @($one.HardwareID | Where-Object { $_ })
         }
@@ -323,7 +331,8 @@ function Start-Keeper {
     $text = "`$PipeName = '$name'`n" + $Keeper.ToString()
     $encoded = [Convert]::ToBase64String([Text.Encoding]::Unicode.GetBytes($text))
     $program = [Diagnostics.Process]::GetCurrentProcess().MainModule.FileName
-    $line = "`"$program`" -NoProfile -NonInteractive -InputFormat None -ExecutionPolicy Bypass -EncodedCommand $encoded"
+    $options = '-NoProfile -NonInteractive -InputFormat None -ExecutionPolicy Bypass'
+    $line = "`"$program`" $options -EncodedCommand $encoded"
     $said = Invoke-CimMethod -ClassName Win32_Process -MethodName Create -Arguments @{ CommandLine = $line }
     if ($said.ReturnValue -ne 0) {
         throw "WMI does not start a process that removes the snapshots ($($said.ReturnValue))"
@@ -354,7 +363,9 @@ function New-Shadows($Question) {
     $first = 0
     foreach ($volume in @($Question.volumes)) {
         $kind, $rest = (Get-KeeperAnswer ([string]$volume)) -split ' ', 2
-        if ($kind -eq 'failed') { return @{ devices = @(); failed = [string]$volume; code = [int]$rest; span = 0.0 } }
+        if ($kind -eq 'failed') {
+            return @{ devices = @(); failed = [string]$volume; code = [int]$rest; span = 0.0 }
+        }
         if ($kind -ne 'made') { throw "${volume}: $rest" }
         if (-not $devices) { $first = $watch.Elapsed.TotalSeconds }
         $devices += $rest

@@ -9,7 +9,7 @@ namespace P2V
     using System.Runtime.InteropServices;
     using Microsoft.Win32.SafeHandles;
 
-    /// What Windows says of devices. Control codes: winioctl.h; error numbers: winerror.h.
+    // What Windows says of devices. Control codes: winioctl.h; error numbers: winerror.h.
     public static class Native
     {
         const uint GenericRead = 0x80000000, GenericWrite = 0x40000000, ShareReadWrite = 3, OpenExisting = 3;
@@ -19,7 +19,8 @@ namespace P2V
 
         [DllImport("kernel32.dll", CharSet = CharSet.Unicode, SetLastError = true, ExactSpelling = true)]
         static extern SafeFileHandle CreateFileW(
-            string name, uint access, uint share, IntPtr security, uint disposition, uint flags, IntPtr template);
+            string name, uint access, uint share, IntPtr security, uint disposition, uint flags,
+            IntPtr template);
 
         [DllImport("kernel32.dll", SetLastError = true, ExactSpelling = true)]
         [return: MarshalAs(UnmanagedType.Bool)]
@@ -28,7 +29,8 @@ namespace P2V
 
         [DllImport("kernel32.dll", SetLastError = true, ExactSpelling = true)]
         [return: MarshalAs(UnmanagedType.Bool)]
-        static extern bool SetFilePointerEx(SafeFileHandle file, long distance, out long position, uint method);
+        static extern bool SetFilePointerEx(
+            SafeFileHandle file, long distance, out long position, uint method);
 
         [DllImport("kernel32.dll", SetLastError = true, ExactSpelling = true)]
         [return: MarshalAs(UnmanagedType.Bool)]
@@ -58,7 +60,7 @@ namespace P2V
             return file;
         }
 
-        /// Lets the last sectors of a volume be read, behind its filesystem; refused by what is no volume.
+        // Lets the last sectors of a volume be read, behind its filesystem; refused by what is no volume.
         public static void AllowAll(SafeFileHandle file)
         {
             int done;
@@ -87,7 +89,7 @@ namespace P2V
             return answer;
         }
 
-        /// Bytes that can be read: of an NTFS volume, its sectors; of anything else, all of the device.
+        // Bytes that can be read: of an NTFS volume, its sectors; of anything else, all of the device.
         public static long Size(SafeFileHandle file)
         {
             try
@@ -108,7 +110,7 @@ namespace P2V
                 return Size(file);
         }
 
-        /// Where a volume stands: disk number, start, length, and again for each piece of it.
+        // Where a volume stands: disk number, start, length, and again for each piece of it.
         public static long[] Extents(string volume)
         {
             using (SafeFileHandle file = Open(volume, 0))
@@ -132,7 +134,7 @@ namespace P2V
                 FlushFileBuffers(file);
         }
 
-        /// 1 BIOS, 2 UEFI, 0 where this Windows does not say (before 8).
+        // 1 BIOS, 2 UEFI, 0 where this Windows does not say (before 8).
         public static int Firmware()
         {
             int kind = 0;
@@ -146,7 +148,7 @@ namespace P2V
             }
         }
 
-        /// Bytes of a cluster and the number of clusters, both little-endian 64 bits, then one bit for each.
+        // Bytes of a cluster and the number of clusters, both little-endian 64 bits, then one bit for each.
         public static byte[] Bitmap(string path)
         {
             using (SafeFileHandle file = Open(path))
@@ -185,7 +187,7 @@ namespace P2V
         public abstract void Read(byte[] into, int at, long offset, int size);
     }
 
-    /// A device, read in whole sectors: 4096 bytes are whole sectors of every disk.
+    // A device, read in whole sectors: 4096 bytes are whole sectors of every disk.
     public class Device : Disk
     {
         const int Whole = 4096;
@@ -223,7 +225,7 @@ namespace P2V
         }
     }
 
-    /// The bitmap of a volume, which is read like a disk: "bitmap:" and the name of the device.
+    // The bitmap of a volume, which is read like a disk: "bitmap:" and the name of the device.
     public class BitmapDisk : Disk
     {
         public const string Prefix = "bitmap:";
@@ -241,7 +243,7 @@ namespace P2V
         }
     }
 
-    /// A disk of which some pieces are read from other devices: volumes from their snapshots.
+    // A disk of which some pieces are read from other devices: volumes from their snapshots.
     public class Composed : Disk
     {
         readonly Disk whole;

@@ -7,7 +7,7 @@ namespace P2V
     using System.IO;
     using System.IO.Compression;
 
-    /// Codec zlib (RFC 1950): two bytes, deflate, and the checksum of what was packed.
+    // Codec zlib (RFC 1950): two bytes, deflate, and the checksum of what was packed.
     public static class Zlib
     {
         public static byte[] Pack(byte[] data, int size)
@@ -50,7 +50,8 @@ namespace P2V
 
         public static uint Int(byte[] data, int at)
         {
-            return ((uint)data[at] << 24) | ((uint)data[at + 1] << 16) | ((uint)data[at + 2] << 8) | data[at + 3];
+            uint high = ((uint)data[at] << 24) | ((uint)data[at + 1] << 16);
+            return high | ((uint)data[at + 2] << 8) | data[at + 3];
         }
 
         public static bool AreZero(byte[] data, int from, int to)
@@ -65,7 +66,7 @@ namespace P2V
             return true;
         }
 
-        /// Whether a quarter of it or more is zero, counted in pieces of 64 KiB.
+        // Whether a quarter of it or more is zero, counted in pieces of 64 KiB.
         public static bool AreSparse(byte[] data, int size)
         {
             int pieces = 0, zero = 0;
@@ -76,7 +77,7 @@ namespace P2V
         }
     }
 
-    /// Compresses where compressing a byte takes less time than the time on the wire that it saves.
+    // Compresses where compressing a byte takes less time than the time on the wire that it saves.
     public class Adaptive
     {
         const int TrialEvery = 32, Sample = 131072;
@@ -106,7 +107,7 @@ namespace P2V
             return old > 0 ? old + (fresh - old) / 4 : fresh;
         }
 
-        /// What is sent for the data: itself where compressing does not pay or does not help.
+        // What is sent for the data: itself where compressing does not pay or does not help.
         public byte[] Pack(byte[] data, int size, out int codec)
         {
             codec = Table.CodecNone;

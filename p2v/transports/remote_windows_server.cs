@@ -14,7 +14,7 @@ namespace P2V
     using System.Text;
     using System.Threading;
 
-    /// As much of JSON as the local side sends: lists of lists, texts and whole numbers.
+    // As much of JSON as the local side sends: lists of lists, texts and whole numbers.
     public class Words
     {
         readonly string text;
@@ -90,7 +90,7 @@ namespace P2V
         }
     }
 
-    /// One answer on its way.
+    // One answer on its way.
     public class Job
     {
         public uint Tag;
@@ -130,7 +130,7 @@ namespace P2V
         }
     }
 
-    /// requests -> this thread: reads the disk -> workers: digest, compression -> one writer, in order
+    // requests -> this thread: reads the disk -> workers: digest, compression -> one writer, in order
     public class Server
     {
         static readonly byte[] Zeros = new byte[65536];
@@ -164,7 +164,7 @@ namespace P2V
             return thread;
         }
 
-        /// Answers until it is told to quit or the line ends.
+        // Answers until it is told to quit or the line ends.
         public void Serve()
         {
             Thread writer = Start(Write);
@@ -185,7 +185,7 @@ namespace P2V
             writer.Join();
         }
 
-        /// Exactly so many bytes; null at the end of the line.
+        // Exactly so many bytes; null at the end of the line.
         byte[] Take(int size)
         {
             byte[] found = new byte[size];
@@ -253,7 +253,7 @@ namespace P2V
             job.Say(Table.StatusOk, "{\"disk\":" + (disks.Count - 1) + ",\"size\":" + disk.Size + "}");
         }
 
-        /// One volume that cannot be flushed is no reason not to read.
+        // One volume that cannot be flushed is no reason not to read.
         public static void Flush(string[] volumes)
         {
             foreach (string volume in volumes)
@@ -274,7 +274,8 @@ namespace P2V
             for (int index = 0; index < job.Starts.Length; index++)
             {
                 int start = job.Starts[index], size = job.Sizes[index];
-                if (start < end || size < 0 || (long)start + size > job.Length || offset + start + size > disk.Size)
+                long last = (long)start + size;
+                if (start < end || size < 0 || last > job.Length || last > disk.Size - offset)
                     throw new InvalidDataException("request outside the block or the disk");
                 end = start + size;
                 total += size;
@@ -322,7 +323,7 @@ namespace P2V
             job.Ready.Set();
         }
 
-        /// The block with zeros around the pairs. Where only approved code may run, SHA256.Create() does not.
+        // The block with zeros around the pairs. Where only approved code may run, SHA256.Create() does not.
         static byte[] Digest(Job job, bool zero)
         {
             SHA256 made = CryptoConfig.CreateFromName("System.Security.Cryptography.SHA256Cng") as SHA256;

@@ -114,7 +114,7 @@ class WindowsTransport:
     def survey(self) -> Survey:
         from p2v.transports.windows_inventory import parse_inventory
 
-        with self._script("inventory", stall_timeout=START_SECONDS) as line:
+        with self._script("inventory") as line:
             survey = parse_inventory(self._hello(line))
         self._boot_id = survey.boot_id
         return replace(survey, mounts=tuple(self._mounts(survey.machine)))
@@ -154,7 +154,7 @@ class WindowsTransport:
     def open_guard(self) -> Iterator[Guard]:
         from p2v.transports.windows_shadows import WindowsGuard
 
-        with self._script("guard", stall_timeout=START_SECONDS) as line:
+        with self._script("guard") as line:
             self._hello(line)
             yield WindowsGuard(line)
 
@@ -162,15 +162,16 @@ class WindowsTransport:
     def open_snapshots(self) -> Iterator[SnapshotKeeper]:
         from p2v.transports.windows_shadows import ShadowClient
 
-        with self._script("snapshots", stall_timeout=START_SECONDS) as line:
+        with self._script("snapshots") as line:
             self._hello(line)
             yield ShadowClient(line)
 
     @contextmanager
-    def _script(self, role: str, *, stall_timeout: float = STALL_SECONDS) -> Iterator[Stream]:
+    def _script(self, role: str) -> Iterator[Stream]:
         """The script, running over there; its first words are still to be taken."""
         script = whole_script()
-        with self._session.open_stream(command(len(script), role), stall_timeout=stall_timeout) as line:
+        patience = STALL_SECONDS if role == "reader" else START_SECONDS
+        with self._session.open_stream(command(len(script), role), stall_timeout=patience) as line:
             try:
                 line.write(script)
             except ConnectionLost:

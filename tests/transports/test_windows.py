@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import copy
+import hashlib
 import random
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ import pytest
 import tree_sitter
 import tree_sitter_powershell
 
+from p2v.disk.device import BlockRequest
 from p2v.errors import TransportError
 from p2v.grades import choose_consistency
 from p2v.model import Consistency, ConsistencyWish, Disk, Firmware, Nic, ProductType, Severity
 from p2v.transports import frames
 from p2v.transports.frames import Codec, Op, Status
+from p2v.transports.reader_client import ReaderClient
 from p2v.transports.windows import BOOTSTRAP, COMMAND_LIMIT, SCRIPT, command, require_able, whole_script
 from p2v.transports.windows_inventory import parse_inventory
 from p2v.transports.windows_shadows import ShadowClient, WindowsGuard
@@ -119,6 +123,18 @@ def test_both_shells_take_the_command(role: str) -> None:
     assert bootstrap.endswith(f"'{role}'")
     assert "{{" not in bootstrap
     assert f"'{role}'" in whole_script().decode()
+
+
+def test_the_keeper_fits_into_a_command_line() -> None:
+    """CreateProcess takes 32,767 characters; the script of the keeper goes as base64 of UTF-16."""
+    script = whole_script().decode()
+    keeper = script[script.index("$Keeper = {") : script.index("$In = [Console]")]
+    assert len(base64.b64encode(keeper.encode("utf-16-le"))) + 1000 < 32767
+    assert "$PipeName" in keeper
+
+
+def test_nothing_ends_the_text_of_the_csharp_early() -> None:
+    assert whole_script().decode().count("\n'@") == 1
 
 
 def test_a_windows_10_with_uefi() -> None:
@@ -294,6 +310,36 @@ def test_a_thousand_mutated_answers(seed: int) -> None:
         except TransportError:
             refused += 1
     assert refused > 300
+
+
+def frames_of_a_block() -> tuple[list[BlockRequest], bytes]:
+    """Three blocks as the reader answers them: plain, compressed, and nothing but zeros."""
+    answers = (
+        (Codec.NONE, noise := random.Random(1).randbytes(8192), noise),
+        (Codec.ZLIB, text := b"text" * 2048, zlib.compress(text)),
+        (Codec.ZERO, bytes(8192), b""),
+    )
+    requests = [BlockRequest(at, at * 8192, 8192, ((0, 8192),)) for at in range(3)]
+    said = b""
+    for tag, (codec, content, payload) in enumerate(answers, 1):
+        digest = hashlib.sha256(content).digest()
+        said += frames.RESPONSE.pack(0, tag, codec, len(content), len(payload), digest) + payload
+    return requests, said
+
+
+def test_a_thousand_mutated_frames() -> None:
+    """Nothing but errors of the transport, and never another size than asked."""
+    chance, refused = random.Random(7), 0
+    requests, said = frames_of_a_block()
+    assert [len(block.data) for block in ReaderClient(Canned(said)).fetch(0, requests)] == [8192] * 3
+    for _ in range(1000):
+        try:
+            blocks = list(ReaderClient(Canned(damaged(said, chance))).fetch(0, requests))
+        except TransportError:
+            refused += 1
+        else:
+            assert [len(block.data) for block in blocks] == [8192] * 3
+    assert refused > 400
 
 
 def damaged(line: bytes, chance: random.Random) -> bytes:

@@ -24,15 +24,13 @@ from p2v.model import BLOCK_SIZE, Extent, MiB
 from p2v.transports import Piece, frames
 from p2v.transports.frames import Codec, Op
 from p2v.transports.reader_client import ReaderClient
-from p2v.transports.windows import SOURCES, WindowsDisk
-from tests.conftest import need_tools
+from p2v.transports.windows import WindowsDisk
+from tests.transports.mono_host import build_host
 from tests.transports.test_reader import REQUESTS, Pipes
-from tests.transports.test_windows import FOLDER, table
-from tests.transports.windows_source import NTFS_SIZE, NTFS_START, make_disk, run
+from tests.transports.windows_source import NTFS_SIZE, NTFS_START, make_disk
 
 pytestmark = [pytest.mark.tools, pytest.mark.timeout(120)]
 
-MONO = Path(__file__).with_name("mono")
 DISK, VOLUME, SHADOW = r"\\.\PhysicalDrive0", "C", r"\\?\GLOBALROOT\Device\HarddiskVolumeShadowCopy7"
 CLUSTER = 4096
 SMALL = 64 * 1024
@@ -40,20 +38,7 @@ SMALL = 64 * 1024
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program with our C# in it, and kernel32 beside it."""
-    need_tools("mcs", "mono", "cc")
-    folder = tmp_path_factory.mktemp("mono")
-    words = " ".join(f"public const int {name} = {value};" for name, value in table().items())
-    (folder / "Table.cs").write_text(f"namespace P2V {{ public static class Table {{ {words} }} }}")
-    program = folder / "Host.exe"
-    sources = [folder / "Table.cs", MONO / "Host.cs", *(FOLDER / name for name in SOURCES)]
-    run("mcs", "-langversion:5", "-warnaserror", f"-out:{program}", *sources)
-    library = folder / "libkernel32.so"
-    run("cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, MONO / "kernel32.c")
-    (folder / "Host.exe.config").write_text(
-        f'<configuration><dllmap dll="kernel32.dll" target="{library}"/></configuration>'
-    )
-    return program
+    return build_host(tmp_path_factory.mktemp("mono"))
 
 
 @pytest.fixture

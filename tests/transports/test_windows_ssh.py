@@ -139,6 +139,15 @@ def test_faults_of_the_reader_are_errors_of_the_transport(source: WindowsSource,
     assert read_twice(source) == b"NTFS"
 
 
+def test_a_reader_that_says_nothing_is_not_waited_for_for_ever(
+    source: WindowsSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2v.transports.windows.STALL_SECONDS", 2.0)
+    source.change(fault="silence@block 2")
+    with bounded(30), pytest.raises(ConnectionLost, match="nothing for 2 s"):
+        read_twice(source)
+
+
 def read_twice(source: WindowsSource) -> bytes:
     with the_disk(source) as device:
         assert device.read(0, 512)[510:] == b"\x55\xaa"
