@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 import conversions
 from drivers.inf.index import DriverIndex
 from p2v.atomic import write_atomically
+from p2v.errors import TargetError
 from p2v.guest import Access, Guest, GuestDisk, open_guest
 from p2v.guest_resize import grow, shrink
 from p2v.guest_systems import InstalledSystem, open_system
@@ -28,6 +29,7 @@ from p2v.model import (
     Firmware,
     ImageFormat,
     Machine,
+    MiB,
     PlannedNic,
     Removal,
 )
@@ -38,8 +40,11 @@ from p2v.restore.model import DiskMove, FirmwareEntry, Prepared, PreparedDisk, R
 from p2v.restore.moving import move_contents
 from p2v.restore.relayout import Relayout, relayout
 from p2v.restore.tables import new_table
+from p2v.run import free_space
 
 NOTE = "prepared.json"
+OVERLAY_SIZE = 512 * MiB
+"""What the conversion of a system writes at the most: an initramfs for each kernel, and journals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,7 @@ def _prepare(
     plan: RestorePlan, folder: Path, house: House, keys: Keys, index: DriverIndex | None
 ) -> Prepared:
     works = [_work(move, folder) for move in plan.moves]
+    _check_space(works, folder)
     for work in works:
         make_overlay(work.move.source, work.overlay, work.move.target.size)
     _reshape([work for work in works if work.longer], house)
@@ -125,6 +131,7 @@ def _as_they_are(plan: RestorePlan, folder: Path, house: House) -> Prepared:
     works = {
         move.index: _work(move, folder) for move in plan.moves if move.source.disk.size != move.target.size
     }
+    _check_space(list(works.values()), folder)
     for work in works.values():
         make_overlay(work.move.source, work.overlay, work.move.target.size)
     _reshape([work for work in works.values() if work.longer], house)
@@ -149,6 +156,17 @@ def _resize_all(works: Sequence[_Work], house: House) -> tuple[str, ...]:
     ):
         done = [_resize(guest, number, work, "") for number, work in enumerate(works)]
     return tuple(warning for warnings in done for warning in warnings)
+
+
+def _check_space(works: Sequence[_Work], folder: Path) -> None:
+    needed = sum(work.layout.moved_size for work in works) + len(works) * OVERLAY_SIZE
+    free = free_space(folder)
+    if free < needed:
+        raise TargetError(
+            f"{folder} has {free // MiB} MiB free; {needed // MiB} MiB are needed for the conversion and to"
+            " move their partitions",
+            hint="Make space there, or choose the last partition to take the difference in size",
+        )
 
 
 def _reshape(works: Sequence[_Work], house: House) -> None:

@@ -63,8 +63,19 @@ class Relayout:
     changed: Place | None = None
 
     @property
+    def moved_size(self) -> int:
+        """Bytes that have to be written to move what moves; the most that it can be."""
+        moved = (place.partition for place in self.places if place.moved)
+        return sum(_used_of(partition) for partition in moved)
+
+    @property
     def difference(self) -> int:
         return self.changed.length - self.changed.partition.length if self.changed else 0
+
+
+def _used_of(partition: Partition) -> int:
+    used = partition.filesystem.used if partition.filesystem else None
+    return partition.length if used is None else used
 
 
 def fits(move: DiskMove) -> Finding | None:

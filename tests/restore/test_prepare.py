@@ -20,7 +20,7 @@ from p2v.ui import UI, ProgressStyle
 from tests.conftest import need_tools
 from tests.restore.test_tables import GPT, SIZE, assert_verified, build, look
 
-pytestmark = [pytest.mark.tools, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.tools, pytest.mark.timeout(240)]
 
 
 @pytest.fixture

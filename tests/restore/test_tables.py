@@ -26,7 +26,7 @@ from p2v.restore.relayout import Relayout, relayout
 from p2v.restore.tables import new_table
 from tests.conftest import need_tools
 
-pytestmark = [pytest.mark.tools, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.tools, pytest.mark.timeout(240)]
 
 SIZE = 256 * MiB
 LARGER, SMALLER = 600 * MiB, 200 * MiB
@@ -66,7 +66,7 @@ def build(folder: Path, script: str, size: int = SIZE) -> Path:
         file.truncate(size)
         file.seek(62 * 512)
         file.write(b"a boot loader in the gap")
-    command.check(["sfdisk", "-q", image], timeout=20, reason="make a table", input_text=script)
+    command.check(["sfdisk", "-q", image], timeout=90, reason="make a table", input_text=script)
     with image.open("r+b") as file:
         file.write(b"\xeb\x63\x90 boot code of somebody")
     return image
@@ -92,7 +92,7 @@ def plan(disk: Disk, size: int, number: int) -> DiskMove:
 
 def dump(image: Path) -> dict[str, object]:
     """What sfdisk sees, without the name of the file."""
-    said = json.loads(command.check(["sfdisk", "--json", image], timeout=20, reason="read"))["partitiontable"]
+    said = json.loads(command.check(["sfdisk", "--json", image], timeout=90, reason="read"))["partitiontable"]
     parts = [{**one, "node": re.findall(r"\d+$", one["node"])[0]} for one in said.pop("partitions")]
     return {**said, "device": "", "partitions": parts}
 
@@ -164,11 +164,11 @@ def test_a_table_keeps_all_but_places(tmp_path: Path, name: str, size: int) -> N
 
 
 def assert_verified(image: Path, name: str) -> None:
-    said = command.run(["sfdisk", "--verify", image], timeout=20)
+    said = command.run(["sfdisk", "--verify", image], timeout=90)
     assert said.code == 0, said.stderr
     assert "overlap" not in said.stderr
     if name.startswith("gpt"):
-        assert "No problems found" in command.check(["sgdisk", "-v", image], timeout=20, reason="verify")
+        assert "No problems found" in command.check(["sgdisk", "-v", image], timeout=90, reason="verify")
 
 
 def test_a_gpt_on_a_larger_disk_has_its_backup_at_the_end(tmp_path: Path) -> None:
@@ -206,13 +206,13 @@ def test_sectors_of_4096(tmp_path: Path, size: int) -> None:
         "181MiB",
     ]
     environment = {"PARTED_SECTOR_SIZE": "4096"}
-    command.check(["parted", "-s", image, *words], timeout=20, reason="make a table", env=environment)
+    command.check(["parted", "-s", image, *words], timeout=90, reason="make a table", env=environment)
     disk = look(image, 1, 4096)
     assert len(disk.partitions) == 2
     result = tmp_path / "result.raw"
     layout = reshape(image, plan(disk, size, 1), result)
     said = command.check(
-        ["parted", "-sm", result, "unit", "B", "print"], timeout=20, reason="read", env=environment
+        ["parted", "-sm", result, "unit", "B", "print"], timeout=90, reason="read", env=environment
     )
     places = [
         f"{one.number}:{one.start}B:{one.start + one.length - 1}B:{one.length}B" for one in layout.places
@@ -265,7 +265,7 @@ def test_a_swap_that_moves_keeps_its_uuid_and_label(tmp_path: Path) -> None:
     with part.open("wb") as file:
         file.truncate(swap.length)
     identifier = "b538bb1d-a5f7-502c-b6c8-c9e717dd061a"
-    command.check(["mkswap", "-U", identifier, "-L", "pages", part], timeout=20, reason="make a swap")
+    command.check(["mkswap", "-U", identifier, "-L", "pages", part], timeout=90, reason="make a swap")
     with image.open("r+b") as file:
         file.seek(swap.start)
         file.write(part.read_bytes())
@@ -276,7 +276,7 @@ def test_a_swap_that_moves_keeps_its_uuid_and_label(tmp_path: Path) -> None:
     moved = layout.places[1]
     said = command.check(
         ["blkid", "-p", "-O", str(moved.start), "-S", str(moved.length), "-o", "export", result],
-        timeout=20,
+        timeout=90,
         reason="read",
     )
     assert f"UUID={identifier}" in said
