@@ -8,7 +8,7 @@ SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGES = python3 python3-venv python3-guestfs python3-libnbd python3-hivex python3-parted libguestfs-tools libguestfs-xfs \
 	linux-image-amd64 qemu-system-x86 qemu-utils ovmf openssh-client xorriso
 # What only the demo and the tests need: to build disks, to run machines, and to check against.
-TEST_PACKAGES = mmdebstrap debian-archive-keyring ca-certificates e2fsprogs fdisk gdisk dosfstools openssh-server \
+TEST_PACKAGES = mmdebstrap squashfs-tools debian-archive-keyring ca-certificates e2fsprogs fdisk gdisk dosfstools openssh-server \
 	libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu partclone zstd xz-utils lz4 bzip2 cpio util-linux \
 	initramfs-tools-core xfsprogs btrfs-progs ntfs-3g exfatprogs exfat-fuse dosfstools mtools lvm2 mdadm mount \
 	libxml2-utils sleuthkit nbdkit libnbd-bin busybox virt-v2v libwine reglookup \
@@ -51,7 +51,8 @@ test: setup
 # and one machine on the devices of every target; the tables of the README are then in matrix.md and targets.md.
 matrix: setup
 	CI=true P2V_MATRIX=matrix.md P2V_TARGETS=targets.md \
-		$(PYTHON) -m pytest -m '' tests/e2e/test_matrix.py tests/e2e/test_targets.py tests/e2e/test_live_machine.py
+		$(PYTHON) -m pytest -m '' tests/e2e/test_matrix.py tests/e2e/test_targets.py tests/e2e/test_live_machine.py \
+		tests/e2e/test_rescue.py
 
 # Compares sides in one run and prints ratios; root, about 16 GiB in TMPDIR, on a machine that does nothing else.
 bench: setup

@@ -9,7 +9,7 @@ import click
 from pydantic import TypeAdapter
 
 from p2v.options import common_options, make_house
-from p2v.rescue import Order, Rescue, build, read_keys
+from p2v.rescue import Order, Rescue, build_rescue, read_keys
 from p2v.ui import human_size
 
 _RESCUE = TypeAdapter(Rescue)
@@ -53,7 +53,7 @@ def build_command(key_files: tuple[Path, ...], as_json: bool, **options: Any) ->
     """Build an image that BIOS and UEFI start, from CD, USB stick and PXE."""
     house = make_house(options)
     order = Order(keys=read_keys(key_files, home=Path.home()), **options)
-    made = build(order, house.home / "cache" / "rescue", house.ui)
+    made = build_rescue(order, house.home / "cache" / "rescue", house.ui)
     house.ui.result(_RESCUE.dump_json(made, indent=2).decode() if as_json else rescue_text(made))
 
 

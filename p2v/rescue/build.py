@@ -57,13 +57,12 @@ class Rescue:
     address: str
 
 
-def build(order: Order, cache: Path, ui: UI) -> Rescue:
+def build_rescue(order: Order, cache: Path, ui: UI) -> Rescue:
     """Raises UsageError, TargetError; then nothing of the three files is there, or the old ones are."""
     check_order(order)
     debian, tools = host_debian(), IsoTools()
     base = make_base(debian, order.packages, cache, ui, anew=order.anew)
     require_space(order.output.parent, OUTPUT_SIZE)
-    order.output.parent.mkdir(parents=True, exist_ok=True)
     places = output_places(order.output)
     with ui.phase("Writing the rescue system"), _unfinished(places) as (new_iso, new_kernel, new_initrd):
         shutil.copyfile(base.kernel, new_kernel)
@@ -88,11 +87,12 @@ def check_order(order: Order) -> None:
         if not PACKAGE.fullmatch(name):
             raise UsageError(f"{name[:80]!r} is not the name of a Debian package")
     try:
-        parse_address(order.address)
+        if order.address and ("/" not in order.address or parse_address(order.address) is None):
+            raise ValueError("no address with its prefix")
     except ValueError as error:
         raise UsageError(
             f"--address {order.address[:80]}: {error}",
-            hint="Try: --address 10.1.2.3/24,10.1.2.1 (gateway, DNS)",
+            hint="Address, gateway and DNS: --address 10.1.2.3/24,10.1.2.1,10.1.2.1",
         ) from error
 
 
@@ -111,16 +111,17 @@ def write_initrd(base: Base, order: Order, place: Path) -> None:
 def _unfinished(places: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
     """Other names for them until all are whole; the last one to get its name is the first."""
     others = tuple(place.with_name(f".{place.name}.part") for place in places)
-    with ExitStack() as stack:
-        for other in others:
-            stack.callback(other.unlink, missing_ok=True)
-        try:
+    try:
+        places[0].parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            for other in others:
+                stack.callback(other.unlink, missing_ok=True)
             yield others
             for other, place in reversed(list(zip(others, places, strict=True))):
                 other.replace(place)
-            sync_directory(places[0].parent)
-        except OSError as error:
-            raise TargetError(f"Cannot write {places[0]}: {error.strerror}") from error
+        sync_directory(places[0].parent)
+    except OSError as error:
+        raise TargetError(f"Cannot write {places[0]}: {error.strerror}") from error
 
 
 def _sum(path: Path) -> str:

@@ -71,10 +71,16 @@ LEFT_OUT = (
 """Not in the system: what only the build needs, and host keys, which each boot makes for itself."""
 
 MASKED_UNITS = (
-    *("getty@tty1.service", "lvm2-monitor.service", "lvm2-lvmpolld.socket", "dm-event.socket"),
-    *("blk-availability.service", "mdmonitor.service", "mdadm-shutdown.service", "e2scrub_reap.service"),
-    *("e2scrub_all.timer", "fstrim.timer", "dpkg-db-backup.timer", "systemd-pstore.service"),
-    *("mdcheck_start.timer", "mdcheck_continue.timer", "mdmonitor-oneshot.timer"),
+    *("lvm2-monitor.service", "lvm2-lvmpolld.socket", "dm-event.socket", "blk-availability.service"),
+    *("mdmonitor.service", "mdmonitor-oneshot.timer", "mdcheck_start.timer", "mdcheck_continue.timer"),
+    *("mdadm-shutdown.service", "e2scrub_reap.service", "e2scrub_all.timer", "fstrim.timer"),
+    *("getty@tty1.service", "systemd-pstore.service", "systemd-random-seed.service", "dpkg-db-backup.timer"),
+    # Reads `ip=` too, in another language.
+    "systemd-network-generator.service",
+    *("systemd-binfmt.service", "proc-sys-fs-binfmt_misc.automount", "systemd-update-utmp.service"),
+    *("systemd-update-utmp-runlevel.service", "systemd-sysusers.service", "systemd-modules-load.service"),
+    *("sys-kernel-debug.mount", "sys-kernel-tracing.mount", "dev-hugepages.mount", "dev-mqueue.mount"),
+    *("systemd-logind.service", "systemd-ask-password-wall.path"),
 )
 MASKED_GENERATORS = (
     *("systemd-gpt-auto-generator", "systemd-fstab-generator", "systemd-cryptsetup-generator"),
@@ -120,6 +126,7 @@ backup {
 }
 """
 
+POWER_BUTTON = "event=button/power\naction=/usr/bin/systemctl poweroff\n"
 JOURNALD = "[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\n"
 
 NETWORK_UNIT = """[Unit]
@@ -257,6 +264,7 @@ def tree_files(release: str) -> Iterator[TreeFile]:
         "etc/lvm/lvmlocal.conf": LVM_LOCAL,
         "etc/mdadm/mdadm.conf": "AUTO -all\n",
         "etc/systemd/journald.conf.d/p2v.conf": JOURNALD,
+        "etc/acpi/events/p2v-power": POWER_BUTTON,
         "etc/systemd/system/p2v-network.service": NETWORK_UNIT,
         "etc/systemd/system/p2v-host-key.service": HOST_KEY_UNIT,
         "etc/systemd/system/p2v-console.service": CONSOLE_UNIT,
