@@ -77,7 +77,7 @@ def guest_options(command: Command) -> Command:
             "--run-first-boot",
             "first_boot",
             type=click.Path(path_type=Path, resolve_path=True),
-            help="A script that the guest runs once, at its first boot.",
+            help="A script that the guest runs once, at its first boot (Windows: .cmd, .bat, .ps1).",
         ),
         click.option(
             "--disable-service", "disable_services", multiple=True, help="Let this service start no more."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from p2v.errors import PlanRefused, UsageError
@@ -70,9 +69,11 @@ def script_content(chosen: CleanUp) -> bytes:
 def findings(machine: Machine, chosen: CleanUp) -> Iterator[Finding]:
     """What of the choices cannot be done on this machine."""
     is_windows = machine.os is not None and machine.os.family == "windows"
-    if is_windows and replace(chosen, first_boot=None) != CleanUp():
-        message = "The clean-up options are for Linux guests, and this one is Windows"
-        yield Finding(Severity.BLOCKER, message, "Leave out --remove, --hostname and the like")
+    if is_windows and not _served_on_windows(chosen):
+        message = (
+            "Of the clean-up options, a Windows guest has --remove guest-tools and --run-first-boot alone"
+        )
+        yield Finding(Severity.BLOCKER, message, "Leave out --remove hw-agents, --hostname and the like")
     if chosen.first_boot and machine.os:
         yield from _about_script(chosen.first_boot, is_windows=is_windows)
     if chosen.hostname and (not HOSTNAME.fullmatch(chosen.hostname) or chosen.hostname.endswith("-")):
@@ -92,6 +93,11 @@ def _about_script(script: Script, *, is_windows: bool) -> Iterator[Finding]:
     runs = f"scripts that end in {', '.join(WINDOWS_SCRIPTS)}" if is_windows else "scripts of its own shells"
     system = "A Windows" if is_windows else "A Linux"
     yield Finding(Severity.BLOCKER, f"{system} runs {runs} at its first boot, and not {script.path}")
+
+
+def _served_on_windows(chosen: CleanUp) -> bool:
+    tools = tuple(one for one in chosen.remove if one is Removal.GUEST_TOOLS)
+    return chosen == CleanUp(remove=tools, first_boot=chosen.first_boot)
 
 
 def planned_nics(machine: Machine, macs: Choice) -> tuple[PlannedNic, ...]:

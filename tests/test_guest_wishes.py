@@ -11,11 +11,13 @@ from p2v.errors import PlanRefused, UsageError
 from p2v.guest_wishes import clean_up, findings, nic_warnings, planned_nics, script_content, words
 from p2v.job import Job, job_from_json, parse_removals
 from p2v.journal import differences
-from p2v.model import Choice, CleanUp, Nic, OperatingSystem, Plan, Removal
+from p2v.model import Choice, CleanUp, Nic, OperatingSystem, Plan, Removal, Script, Severity
 from p2v.plan import Offer, Wishes, describe, make_plan
 from p2v.targets import libvirt
 from tests.conversions.machines import MACHINE
 
+LINUX = replace(MACHINE, os=OperatingSystem("debian", "12", "Debian 12", "debian"))
+WINDOWS = replace(MACHINE, os=OperatingSystem("windows", "10", "Windows Server 2019", "windows"))
 A, B, C = "52:54:00:00:00:0a", "52:54:00:00:00:0b", "52:54:00:00:00:0c"
 
 
@@ -73,7 +75,7 @@ def test_a_service_that_makes_no_sense_is_refused(service: str) -> None:
 
 
 def test_choices_for_linux_are_refused_for_windows() -> None:
-    machine = replace(MACHINE, os=OperatingSystem("windows", "10", "Windows Server 2019", "windows"))
+    machine = WINDOWS
     assert list(findings(machine, chosen(identity=Choice.NEW)))
     assert not list(findings(machine, chosen()))
 
@@ -97,6 +99,25 @@ def test_a_script_that_is_none_is_refused(tmp_path: Path, content: bytes) -> Non
     script.write_bytes(content)
     with pytest.raises(UsageError, match="not a script"):
         chosen(script)
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        CleanUp(remove=(Removal.HW_AGENTS,)),
+        CleanUp(identity=Choice.NEW),
+        CleanUp(hostname="web01"),
+        CleanUp(disable=("smartd",)),
+        CleanUp(first_boot=Script("/home/x/first.sh", "0")),
+    ],
+)
+def test_what_a_windows_guest_cannot_be_given_is_refused(wishes: CleanUp) -> None:
+    assert [finding.severity for finding in findings(WINDOWS, wishes)] == [Severity.BLOCKER]
+    assert list(findings(LINUX, wishes)) == []
+
+
+def test_tools_of_other_platforms_go_from_a_windows_guest_too() -> None:
+    assert list(findings(WINDOWS, CleanUp(remove=(Removal.GUEST_TOOLS,)))) == []
 
 
 def test_a_job_keeps_its_choices_in_the_journal(tmp_path: Path) -> None:
