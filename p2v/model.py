@@ -584,7 +584,10 @@ class RegistryChange:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What was changed in the guest, and what it can use *now*: the VM is described from this."""
+    """What was changed in the guest, and what it can use *now*: the VM is described from this.
+
+    `os` is the system that was found, also where the plan could not know it.
+    """
 
     family: str
     changes: tuple[Change, ...]
@@ -594,6 +597,7 @@ class Conversion:
     warnings: tuple[str, ...] = ()
     registry: tuple[RegistryChange, ...] = ()
     clock: Clock = Clock.UTC
+    os: OperatingSystem | None = None
 
 
 @dataclass(frozen=True, slots=True)

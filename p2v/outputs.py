@@ -20,7 +20,7 @@ from drivers.inf.index import DriverIndex
 from p2v import importing
 from p2v.atomic import write_atomically
 from p2v.driver_shelf import DriverShelf
-from p2v.errors import GuestError, ProofFailed
+from p2v.errors import GuestError, PlanRefused, ProofFailed
 from p2v.guest import Access, GuestDisk, open_guest
 from p2v.guest_systems import InstalledSystem, open_system
 from p2v.guest_unlock import Keys
@@ -47,6 +47,7 @@ from p2v.targets import target_of
 from p2v.targets.images import make_overlay
 from p2v.targets.packages import write_packages
 from p2v.vsphere.settings import Destination
+from p2v.windows_offers import NO_PROOF
 
 IMAGES_NAME = "images.json"
 
@@ -140,7 +141,7 @@ def _convert_guest(
     with open_guest(disks, access=Access.READ_WRITE, accelerator=accelerator) as guest:
         inside = open_system(guest, machine=plan.machine, keys=means.keys)
         # A rescue system could not say which system is on the disks.
-        machine = replace(plan.machine, os=plan.machine.os or _system(inside))
+        machine = replace(plan.machine, os=plan.machine.os or _system(inside, plan))
         first, *others = plan.each()
         packs = "+".join(dict.fromkeys(one.platform.driver_pack for one in (first, *others)))
         index = means.shelf.index() if machine.os and machine.os.windows else None
@@ -152,15 +153,22 @@ def _convert_guest(
         {(one.hive, one.key.lower(), one.name): one for each in made for one in each.registry}.values()
     )
     return tuple(
-        replace(one, changes=changes, registry=registry, warnings=(*inside.warnings, *one.warnings))
+        replace(
+            one,
+            changes=changes,
+            registry=registry,
+            warnings=(*inside.warnings, *one.warnings),
+            os=machine.os,
+        )
         for one in made
     )
 
 
-def _system(inside: InstalledSystem) -> OperatingSystem | None:
+def _system(inside: InstalledSystem, plan: Plan) -> OperatingSystem | None:
     """What the plan could not know. Raises GuestError for what blocks its conversion."""
     seen = inside.look()
-    for finding in seen.findings:
+    unprovable = (NO_PROOF,) if plan.prove and seen.os and seen.os.windows else ()
+    for finding in (*seen.findings, *unprovable):
         if finding.severity is Severity.BLOCKER:
             raise GuestError(finding.message, hint=finding.hint)
     return seen.os
@@ -207,7 +215,7 @@ def describe(run: Run, plan: Plan, conversion: Conversion) -> VirtualMachine:
         nics=tuple(VirtualNic(nic.mac, conversion.nic_model, nic.source_name) for nic in plan.nics),
         title=f"{plan.machine.hostname}, converted by p2v",
         serial_console=conversion.serial_console,
-        os=plan.machine.os,
+        os=plan.machine.os or conversion.os,
         clock=conversion.clock,
         settings=platform.settings,
     )
@@ -277,7 +285,12 @@ def prove(run: Run, plan: Plan, vm: VirtualMachine, house: House) -> Proof | Non
 def boot_proof(
     run: Run, vm: VirtualMachine, label: str, house: House, *, timeout: float | None = None
 ) -> Proof:
-    """Boot a virtual machine of a run in isolation. Raises ProofFailed with what it showed."""
+    """Boot a virtual machine of a run in isolation.
+
+    Raises ProofFailed with what it showed, PlanRefused for a Windows.
+    """
+    if vm.os and vm.os.windows:
+        raise PlanRefused(NO_PROOF.message, hint="Start it on the target, and look at its screen")
     answer = house.accelerator()
     output = run.proof_dir(label)
     limit = timeout or PROOF_SECONDS[answer.accelerator]

@@ -153,6 +153,7 @@ def _receipt_lines(receipt: Receipt, directory: Path) -> Iterator[str]:
     yield f"  copied     {copied}, {wire}; consistency {_grade_words(receipt)}"
     for change in {change: None for output in receipt.outputs for change in output.conversion.changes}:
         yield _change_line(change)
+    yield from _registry_lines(receipt, directory)
     for warning in receipt.warnings:
         yield f"  warning    {shown(warning)}"
     for output in receipt.outputs:
@@ -161,6 +162,15 @@ def _receipt_lines(receipt: Receipt, directory: Path) -> Iterator[str]:
             yield from (f"  {line}" for line in proof_text(output.proof, folder).splitlines())
     if receipt.license is not None:
         yield f"  license    {_license_words(receipt.license)}"
+
+
+def _registry_lines(receipt: Receipt, directory: Path) -> Iterator[str]:
+    """How much of a registry was changed; a conversion touches some hundred values."""
+    changes = {change: None for output in receipt.outputs for change in output.conversion.registry}
+    for hive in dict.fromkeys(change.hive for change in changes):
+        count = sum(change.hive == hive for change in changes)
+        things = "key or value" if count == 1 else "keys and values"
+        yield f"  registry   {shown(hive)}: {count} {things} changed; each one: p2v show {directory} --json"
 
 
 def _output_lines(receipt: Receipt, output: Output, directory: Path) -> Iterator[str]:

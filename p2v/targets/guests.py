@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from p2v.model import OperatingSystem
+from p2v.model import OperatingSystem, ProductType
 
 ANY_HARDWARE = 99
 
@@ -93,7 +93,40 @@ _WINDOWS = (
 )
 """The first whose pattern is in the name of the system counts."""
 
-_NEWEST_CLIENT = _Windows("", "windows9", "windows9_", (1, 102), "Windows10", "win10")
+_SERVER_BUILDS = ((26100, "2025"), (20348, "2022"), (17763, "2019"), (0, "2016"))
+_CLIENT_BUILDS = ((22000, "Windows 11"), (0, "Windows 10"))
+_KERNELS = {
+    (6, 3): ("Windows 8.1", "2012 R2"),
+    (6, 2): ("Windows 8", "2012"),
+    (6, 1): ("Windows 7", "2008 R2"),
+    (6, 0): ("Vista", "2008"),
+    (5, 2): ("XP", "2003"),
+    (5, 1): ("XP", "XP"),
+    (5, 0): ("2000", "2000"),
+}
+"""What a version of the kernel is sold as, to a person and as a server; of 10.0 the build tells it."""
+
+_SINCE = {
+    "windows2022srvnext": 20,
+    "windows11": 20,
+    "windows2019srvnext": 18,
+    "windows2019srv": 14,
+    "windows9srv": 11,
+    "windows9": 11,
+    "windows8srv": 8,
+    "windows8": 8,
+}
+"""Hardware versions of VMware that brought a name; older ones call such a system by the name before it."""
+
+_OSINFO = {
+    "Windows 11": "win/11", "Windows 10": "win/10", "Windows 8.1": "win/8.1", "Windows 8": "win/8",
+    "Windows 7": "win/7", "Vista": "win/vista", "XP": "win/xp", "2000": "win/2k", "2003": "win/2k3",
+    "2008": "win/2k8", "2008 R2": "win/2k8r2", "2012": "win/2k12", "2012 R2": "win/2k12r2",
+    "2016": "win/2k16", "2019": "win/2k19", "2022": "win/2k22", "2025": "win/2k25",
+}  # fmt: skip
+"""Below http://microsoft.com/ in the names of libosinfo."""
+
+_NEWEST_CLIENT = next(each for each in _WINDOWS if each.pattern == "Windows 10")
 
 
 def is_windows(system: OperatingSystem | None) -> bool:
@@ -105,10 +138,28 @@ def is_wide(system: OperatingSystem | None) -> bool:
     return system is None or system.architecture in ("x86_64", "amd64")
 
 
+def windows_title(system: OperatingSystem) -> str:
+    """What a Windows is sold as, `Windows 10` or `2019`, by its kernel where that is known; else its name."""
+    windows = system.windows
+    if windows is None:
+        return system.name
+    is_server = windows.product_type is not ProductType.WORKSTATION
+    if windows.version >= (10, 0):
+        builds = _SERVER_BUILDS if is_server else _CLIENT_BUILDS
+        return next(title for least, title in builds if windows.build >= least)
+    return _KERNELS.get(windows.version, (system.name, system.name))[is_server]
+
+
+def osinfo_id(system: OperatingSystem) -> str:
+    """The name that libosinfo has for a Windows, by which virt-manager knows it; empty for another one."""
+    word = _OSINFO.get(windows_title(system), "")
+    return f"http://microsoft.com/{word}" if word else ""
+
+
 def guest_names(system: OperatingSystem | None, *, hardware: int = ANY_HARDWARE) -> GuestNames:
     """What a system is called; `hardware` is VMware's hardware version, which limits what it knows."""
     if system is not None and is_windows(system):
-        return _windows_names(system)
+        return _windows_names(system, hardware)
     return _linux_names(system, hardware)
 
 
@@ -153,14 +204,23 @@ def _is_2_4(system: OperatingSystem | None) -> bool:
     return system is not None and 0 < _major(system) <= oldest.get(system.id.lower(), 0)
 
 
-def _windows_names(system: OperatingSystem) -> GuestNames:
+def _windows_names(system: OperatingSystem, hardware: int) -> GuestNames:
     wide = is_wide(system)
-    found = next((each for each in _WINDOWS if re.search(each.pattern, system.name)), _NEWEST_CLIENT)
+    title = windows_title(system)
+    found = next((each for each in _WINDOWS if re.search(each.pattern, title)), _NEWEST_CLIENT)
+    known = _known_to(hardware, found)
     bits = "64" if wide else ""
     return GuestNames(
-        vmx=f"{found.vmx}-64" if wide else found.vmx,
-        vim=f"{found.vim if wide else found.vim.rstrip('_')}{bits}Guest",
+        vmx=f"{known.vmx}-64" if wide else known.vmx,
+        vim=f"{known.vim if wide else known.vim.rstrip('_')}{bits}Guest",
         cim=found.cim[1 if wide else 0],
         virtualbox=found.virtualbox + ("_64" if wide else ""),
         proxmox=found.proxmox,
     )
+
+
+def _known_to(hardware: int, wanted: _Windows) -> _Windows:
+    """The wanted one, or the newest one before it, server or client as it is, that the hardware knows."""
+    is_server = "srv" in wanted.vmx
+    older = [each for each in _WINDOWS[_WINDOWS.index(wanted) :] if ("srv" in each.vmx) is is_server]
+    return next((each for each in older if _SINCE.get(each.vmx, 0) <= hardware), wanted)

@@ -41,6 +41,7 @@ from p2v.targets.base import (
     setting,
 )
 from p2v.targets.counting import letters
+from p2v.targets.guests import is_windows, osinfo_id
 from p2v.targets.markup import NOT_XML, add
 
 MAX_CPUS = 255
@@ -63,6 +64,8 @@ _BASE = Platform(
     max_cpus=MAX_CPUS,
     max_nics=MAX_NICS,
 )
+LIBOSINFO = "http://libosinfo.org/xmlns/libvirt/domain/1.0"
+
 MAX_DISKS = {DiskBus.SATA: 6, DiskBus.IDE: 4}
 """What one controller carries; the others are not counted here."""
 
@@ -110,7 +113,7 @@ def render(vm: VirtualMachine, image_dir: Path) -> tuple[ConfigFile, ...]:
     """
     domain = ET.Element("domain", type="kvm")
     _describe(domain, vm)
-    _processor(domain)
+    _processor(domain, vm)
     _clock(domain, vm)
     _devices(domain, vm, image_dir)
     ET.indent(domain)
@@ -125,9 +128,19 @@ def _describe(domain: ET.Element, vm: VirtualMachine) -> None:
     if vm.title:
         add(domain, "title", " ".join(vm.title.split()))
     add(domain, "description", "Converted from a physical machine by p2v")
+    _metadata(domain, vm)
     add(domain, "memory", str(vm.memory // KiB), unit="KiB")
     add(domain, "vcpu", str(vm.cpus))
     _firmware(domain, vm)
+
+
+def _metadata(domain: ET.Element, vm: VirtualMachine) -> None:
+    """Which Windows it is, for virt-manager."""
+    identifier = osinfo_id(vm.os) if vm.os and is_windows(vm.os) else ""
+    if identifier:
+        ET.register_namespace("libosinfo", LIBOSINFO)
+        known = ET.SubElement(add(domain, "metadata"), f"{{{LIBOSINFO}}}libosinfo")
+        ET.SubElement(known, f"{{{LIBOSINFO}}}os", id=identifier)
 
 
 def _firmware(domain: ET.Element, vm: VirtualMachine) -> None:
@@ -142,10 +155,16 @@ def _firmware(domain: ET.Element, vm: VirtualMachine) -> None:
         add(add(system, "firmware"), "feature", enabled="no", name="secure-boot")
 
 
-def _processor(domain: ET.Element) -> None:
+def _processor(domain: ET.Element, vm: VirtualMachine) -> None:
     features = add(domain, "features")
     add(features, "acpi")
     add(features, "apic")
+    if is_windows(vm.os):
+        # As virt-install: without these Windows spins, and takes a busy host for a hung processor.
+        hyperv = add(features, "hyperv", mode="custom")
+        for name in ("relaxed", "vapic"):
+            add(hyperv, name, state="on")
+        add(hyperv, "spinlocks", state="on", retries="8191")
     # As virt-v2v: libvirt takes the named model nearest to the host's processor. That starts on every host,
     # has the x86-64-v2 that newer systems need and QEMU's own default lacks, and unlike host-passthrough it
     # lets the machine move to another host later.
@@ -157,6 +176,8 @@ def _clock(domain: ET.Element, vm: VirtualMachine) -> None:
     add(clock, "timer", name="rtc", tickpolicy="catchup")
     add(clock, "timer", name="pit", tickpolicy="delay")
     add(clock, "timer", name="hpet", present="no")
+    if is_windows(vm.os):
+        add(clock, "timer", name="hypervclock", present="yes")
     for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
         add(domain, f"on_{event}", action)
 
@@ -170,7 +191,17 @@ def _devices(domain: ET.Element, vm: VirtualMachine, image_dir: Path) -> None:
     for nic in vm.nics:
         _nic(devices, nic)
     _consoles(devices)
-    _helpers(devices)
+    if _has_virtio(vm):
+        _helpers(devices)
+    else:
+        # Windows would ask for drivers that nobody gave it; without this libvirt adds one by itself.
+        add(devices, "memballoon", model="none")
+
+
+def _has_virtio(vm: VirtualMachine) -> bool:
+    """Every Linux has the drivers; a Windows that does not need them for its disk or card has none."""
+    buses = {disk.bus for disk in vm.disks} & {DiskBus.VIRTIO_BLK, DiskBus.VIRTIO_SCSI}
+    return not is_windows(vm.os) or bool(buses) or any(nic.model is NicModel.VIRTIO for nic in vm.nics)
 
 
 def device_names(disks: tuple[VirtualDisk, ...]) -> list[str]:

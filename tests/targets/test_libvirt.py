@@ -14,18 +14,22 @@ from p2v import command
 from p2v.accelerator import Accelerator, find_accelerator
 from p2v.errors import TargetError
 from p2v.model import (
+    Clock,
     DiskBus,
     Firmware,
     GiB,
     ImageFormat,
     NicModel,
+    OperatingSystem,
     Plan,
     PlannedDisk,
+    ProductType,
     Severity,
     TiB,
     VirtualDisk,
     VirtualMachine,
     VirtualNic,
+    WindowsSystem,
 )
 from p2v.targets import find_target
 from p2v.targets.counting import letters
@@ -68,7 +72,18 @@ HOSTILE = dataclasses.replace(
     uuid="no uuid",
     disks=(dataclasses.replace(disk(0), file="a&b<c>.qcow2", serial="a&b <c>" + "9" * 50),),
 )
-MACHINES = {"bios": BIOS, "uefi-scsi": UEFI, "old-ide": OLD, "hostile": HOSTILE}
+WINDOWS = dataclasses.replace(
+    UEFI,
+    disks=(disk(0, DiskBus.SATA),),
+    nics=(VirtualNic(MAC, NicModel.E1000E),),
+    clock=Clock.LOCAL,
+    serial_console=False,
+    os=OperatingSystem(
+        "windows", "10.0.26100", "Windows Server 2025 Standard", "windows",
+        windows=WindowsSystem(10, 0, 26100, ProductType.SERVER),
+    ),
+)  # fmt: skip
+MACHINES = {"bios": BIOS, "uefi-scsi": UEFI, "old-ide": OLD, "hostile": HOSTILE, "windows": WINDOWS}
 
 
 def domain(vm: VirtualMachine, image_dir: Path = IMAGES) -> ET.Element:
@@ -256,3 +271,14 @@ def as_nobody(folder: Path) -> list[str]:
     device = Path("/dev/kvm")
     groups = f"--groups={device.stat().st_gid}" if device.exists() else "--clear-groups"
     return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", groups]
+
+
+def test_a_windows_gets_no_device_that_it_has_no_driver_for() -> None:
+    """The bus of its disk tells whether it has virtio's drivers; nobody else would have put them in."""
+    plain = domain(WINDOWS)
+    assert "virtio" not in ET.tostring(plain, encoding="unicode")
+    assert [one.get("model") for one in plain.findall("devices/memballoon")] == ["none"]
+    given = domain(dataclasses.replace(WINDOWS, disks=(disk(0, DiskBus.VIRTIO_BLK),)))
+    assert [one.get("model") for one in given.findall("devices/memballoon")] == ["virtio"]
+    assert plain.find("clock[@offset='localtime']/timer[@name='hypervclock'][@present='yes']") is not None
+    assert domain(BIOS).find("features/hyperv") is None

@@ -8,9 +8,9 @@ import re
 import pytest
 
 from p2v.errors import TargetError
-from p2v.model import DiskBus, Firmware, OperatingSystem
+from p2v.model import DiskBus, Firmware, OperatingSystem, ProductType, WindowsSystem
 from p2v.targets import find_target
-from p2v.targets.guests import guest_names
+from p2v.targets.guests import guest_names, osinfo_id
 from p2v.targets.vmware import escape, vmware_uuid
 from p2v.targets.vmware_products import PRODUCTS
 from tests.targets.machines import IMAGES, hostile, large, machine, plain, target_for
@@ -141,6 +141,43 @@ def test_guest_names(system: tuple[str, str, str], hardware: int, vmx: str, vim:
     """VMware's own words (VirtualMachineGuestOsIdentifier) and the DMTF's numbers."""
     names = guest_names(OperatingSystem(*system, family=""), hardware=hardware)
     assert (names.vmx, names.vim, names.cim) == (vmx, vim, cim)
+
+
+@pytest.mark.parametrize(
+    ("version", "server", "name", "hardware", "vmx", "osinfo", "proxmox"),
+    [
+        ((5, 1, 2600), False, "Windows XP", 4, "winxppro-64", "win/xp", "wxp"),
+        ((5, 2, 3790), True, "Windows Server 2003", 4, "winnetstandard-64", "win/2k3", "w2k3"),
+        ((6, 0, 6002), True, "Windows Server (R) 2008", 7, "longhorn-64", "win/2k8", "w2k8"),
+        ((6, 1, 7601), False, "Windows 7 Professional", 7, "windows7-64", "win/7", "win7"),
+        ((6, 3, 9600), False, "Windows 8.1 Pro", 14, "windows8-64", "win/8.1", "win8"),
+        ((6, 3, 9600), True, "Windows Server 2012 R2", 14, "windows8srv-64", "win/2k12r2", "win8"),
+        # Long-term editions of the desktop carry the year of a server in their name.
+        ((10, 0, 17763), False, "Windows 10 Enterprise LTSC 2019", 14, "windows9-64", "win/10", "win10"),
+        ((10, 0, 26100), False, "Windows 11 Pro", 20, "windows11-64", "win/11", "win11"),
+        ((10, 0, 26100), False, "Windows 11 Pro", 14, "windows9-64", "win/11", "win11"),
+        ((10, 0, 17763), True, "Windows Server 2019 Standard", 11, "windows9srv-64", "win/2k19", "win10"),
+        # A German one; and what an upgrade left of the name.
+        ((10, 0, 20348), True, "Windows Server", 20, "windows2019srvnext-64", "win/2k22", "win11"),
+        ((10, 0, 26100), True, "Windows Server 2025", 20, "windows2022srvnext-64", "win/2k25", "win11"),
+        ((10, 0, 26100), True, "Windows Server 2025", 14, "windows2019srv-64", "win/2k25", "win11"),
+    ],
+)  # fmt: skip
+def test_a_windows_is_called_by_its_kernel(
+    version: tuple[int, int, int],
+    *,
+    server: bool,
+    name: str,
+    hardware: int,
+    vmx: str,
+    osinfo: str,
+    proxmox: str,
+) -> None:
+    kind = ProductType.SERVER if server else ProductType.WORKSTATION
+    system = OperatingSystem("windows", "", name, "windows", windows=WindowsSystem(*version, kind))
+    names = guest_names(system, hardware=hardware)
+    assert (names.vmx, names.proxmox) == (vmx, proxmox)
+    assert osinfo_id(system) == f"http://microsoft.com/{osinfo}"
 
 
 def test_32_bit_names() -> None:
