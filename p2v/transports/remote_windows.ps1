@@ -190,11 +190,13 @@ function Get-Encrypted {
     $known = @(Get-OrElse @() { Get-CimInstance -Namespace $space -ClassName Win32_EncryptableVolume })
     foreach ($one in $known) {
         $status = Get-OrElse $null { Invoke-CimMethod -InputObject $one -MethodName GetConversionStatus }
+        $told = $status -and $status.ReturnValue -eq 0
         @{
             name = [string]$one.DeviceID
             place = [string]$one.DriveLetter
             protection = [int]$one.ProtectionStatus
-            conversion = $(if ($status) { [int]$status.ConversionStatus } else { -1 })
+            # A volume that is locked does not say.
+            conversion = $(if ($told) { [int]$status.ConversionStatus } else { -1 })
         }
     }
 }

@@ -14,8 +14,8 @@ from p2v.model import Finding, Severity
 DECRYPTED = 0
 """ConversionStatus: everything else holds ciphertext somewhere; -1 where Windows does not say."""
 
-PROTECTED = 1
-"""ProtectionStatus; 0 is also that of a volume whose key lies open on it (suspended)."""
+UNPROTECTED, LOCKED = 0, 2
+"""ProtectionStatus; the first is also that of a volume whose key lies open on it (suspended)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,12 @@ def findings(seen: Circumstances) -> tuple[Finding, ...]:
 
 def _about_encrypted(volume: Encrypted) -> Iterator[Finding]:
     """Refused: its snapshot would give plaintext, for which the loader of the copy is not prepared."""
-    if volume.conversion == DECRYPTED or (volume.conversion < 0 and volume.protection != PROTECTED):
+    if volume.conversion == DECRYPTED or (volume.conversion < 0 and volume.protection == UNPROTECTED):
         return
+    state = {UNPROTECTED: ", and its protection is suspended", LOCKED: ", and locked"}
     yield Finding(
         Severity.BLOCKER,
-        f"{volume.place} is encrypted with BitLocker"
-        + ("" if volume.protection == PROTECTED else ", and its protection is suspended"),
+        f"{volume.place} is encrypted with BitLocker{state.get(volume.protection, '')}",
         f"On the source: manage-bde -off {volume.place}, and wait until manage-bde -status {volume.place} "
         "says Fully Decrypted",
     )

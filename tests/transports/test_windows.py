@@ -200,7 +200,16 @@ def test_a_server_with_everything_that_is_in_the_way() -> None:
 
 @pytest.mark.parametrize(
     ("protection", "conversion", "refused"),
-    [(0, 0, False), (1, 1, True), (0, 1, True), (1, 2, True), (0, 3, True), (1, -1, True), (0, -1, False)],
+    [
+        (0, 0, False),
+        (1, 1, True),
+        (0, 1, True),
+        (1, 2, True),
+        (0, 3, True),
+        (1, -1, True),
+        (2, -1, True),
+        (0, -1, False),
+    ],
 )
 def test_what_bitlocker_says_of_a_volume(protection: int, conversion: int, refused: bool) -> None:
     facts = recorded("windows10_uefi")

@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from p2v import command
@@ -33,7 +35,7 @@ def recorded(name: str) -> dict[str, Any]:
 
 
 def run(*words: str | Path) -> str:
-    return command.check(words, timeout=30, reason="prepare a test")
+    return command.check(words, timeout=60, reason="prepare a test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,32 +66,45 @@ class WindowsSource:
 
 
 def make_disk(folder: Path) -> Path:
-    """MBR: a small FAT beside an NTFS with some files in it, one of which was deleted."""
-    need_tools("mkntfs", "ntfscp", "mkfs.vfat", "sfdisk")
+    """MBR: a small FAT beside an NTFS with some files in it."""
     image = folder / "disk.img"
-    volume, boot, file = folder / "ntfs.img", folder / "fat.img", folder / "file"
-    with volume.open("wb") as handle:
-        handle.truncate(NTFS_SIZE)
-    with boot.open("wb") as handle:
-        handle.truncate(FAT_SIZE)
+    with image.open("wb") as disk:
+        disk.truncate(DISK_SIZE)
+        for offset, piece in pieces():
+            disk.seek(offset)
+            disk.write(piece)
+    return image
+
+
+@cache
+def pieces() -> list[tuple[int, bytes]]:
+    """What of the disk is not zero; made once, because mkntfs and its like write to the disk with fsync."""
+    need_tools("mkntfs", "ntfscp", "mkfs.vfat", "sfdisk")
+    with TemporaryDirectory() as place:
+        content = build(Path(place)).read_bytes()
+    blocks = [(at, content[at : at + 65536]) for at in range(0, len(content), 65536)]
+    return [(at, block) for at, block in blocks if any(block)]
+
+
+def build(folder: Path) -> Path:
+    image, file, script = folder / "disk.img", folder / "file", folder / "parts"
+    volume, boot = folder / "ntfs.img", folder / "fat.img"
+    for path, size in ((image, DISK_SIZE), (volume, NTFS_SIZE), (boot, FAT_SIZE)):
+        with path.open("wb") as handle:
+            handle.truncate(size)
     run("mkntfs", "-F", "-Q", "-q", "-p", str(NTFS_START // 512), "-H", "255", "-S", "63", volume)
     run("mkfs.vfat", "-F", "12", boot)
     for number in range(3):
         file.write_bytes(bytes([65 + number]) * (3 * MiB) + b"end")
         run("ntfscp", "-q", volume, file, f"/file{number}.txt")
-    with image.open("wb") as disk:
-        disk.truncate(DISK_SIZE)
     parts = f"start={FAT_START // 512},size={FAT_SIZE // 512},type=ef\n"
     parts += f"start={NTFS_START // 512},size={NTFS_SIZE // 512},type=7\n"
-    script = folder / "parts"
     script.write_text(f"label: dos\nlabel-id: 0x12345678\n{parts}")
     run("sh", "-c", f"sfdisk -q {image} < {script}")
     with image.open("r+b") as disk:
         for start, part in ((FAT_START, boot), (NTFS_START, volume)):
             disk.seek(start)
             disk.write(part.read_bytes())
-    volume.unlink()
-    boot.unlink()
     return image
 
 
