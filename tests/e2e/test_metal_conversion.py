@@ -103,6 +103,7 @@ BOTH_KINDS = Host(
     loader=GrubBios(),
     initramfs=InitramfsTools(),
     packages=("grub-efi-amd64-bin", "dosfstools"),
+    extra=(("/boot/efi/README.TXT", "Nothing here starts.\n"),),
     root="/dev/sda2",
     drives=(
         Drive(
