@@ -98,14 +98,41 @@ def assignments(
     macs = [new.get(adapter.mac, "") or _same(adapter.mac, planned) for adapter in known]
     if macs == [""] and len(planned) == 1:
         macs = [planned[0].mac]  # one of each: there is no other way
-    taken = Counter(mac for mac in macs if mac)
-    pairs = list(zip(macs, known, strict=True))
-    sure = [Assignment(mac, one, (one.guid,)) for mac, one in pairs if mac and taken[mac] == 1]
-    return tuple(sure), tuple(one for mac, one in pairs if not mac or taken[mac] > 1)
+    groups: dict[str, list[Adapter]] = {}
+    for mac, adapter in zip(macs, known, strict=True):
+        groups.setdefault(mac, []).append(adapter)
+    lost = groups.pop("", [])
+    sure = [_assignment(mac, group) for mac, group in groups.items() if _agree(group)]
+    lost += [adapter for group in groups.values() if not _agree(group) for adapter in group]
+    return _with_ghosts(sure, lost)
+
+
+def _assignment(mac: str, group: Sequence[Adapter]) -> Assignment:
+    return Assignment(mac, group[0], tuple(adapter.guid for adapter in group))
+
+
+def _agree(group: Sequence[Adapter]) -> bool:
+    """Whether these are one card, under the GUIDs that it had at several times."""
+    return len({(adapter.addresses, adapter.dns) for adapter in group}) == 1
+
+
+def _with_ghosts(
+    sure: Sequence[Assignment], lost: Sequence[Adapter]
+) -> tuple[tuple[Assignment, ...], tuple[Adapter, ...]]:
+    """What an adapter that is gone still claims is no loss where a card has it, and must be taken from it."""
+    ghosts = {one.mac: [ghost.guid for ghost in lost if _is_ghost_of(ghost, one)] for one in sure}
+    found = tuple(replace(one, old=(*one.old, *ghosts[one.mac])) for one in sure)
+    return found, tuple(one for one in lost if not any(_is_ghost_of(one, each) for each in sure))
+
+
+def _is_ghost_of(adapter: Adapter, one: Assignment) -> bool:
+    return bool(adapter.addresses) and set(adapter.addresses) <= set(one.settings.addresses)
 
 
 def _with_mac(adapter: Adapter, nics: Sequence[Nic]) -> Adapter:
     """What the probe saw on a running machine knows more: the adapter that had one of these addresses."""
+    if adapter.mac and any(nic.mac == adapter.mac for nic in nics):
+        return adapter
     ours = {address.split("/")[0] for address in adapter.addresses}
     for nic in nics:
         theirs = {address.split("/")[0] for address in nic.addresses}

@@ -175,6 +175,20 @@ def test_two_settings_for_one_card_are_given_to_none() -> None:
     assert (sure, lost) == ((), (OWN, other))
 
 
+def test_a_card_that_windows_met_twice_is_one_card() -> None:
+    again = Adapter(SECOND, MAC, "Ethernet0 2", ("192.0.2.7/24",))
+    sure, lost = assignments([OWN, again], [Nic("Ethernet0", MAC)], [PlannedNic(MAC, "Ethernet0")])
+    assert ([(one.mac, one.old) for one in sure], lost) == ([(MAC, (GUID, SECOND))], ())
+
+
+def test_an_adapter_that_is_gone_gives_up_its_claim() -> None:
+    """As after an earlier move: the address is kept twice, and one of the adapters is no more."""
+    ghost = Adapter(SECOND, "00:0c:29:00:00:09", "Old", ("192.0.2.7/24",))
+    nics = [Nic("Old", ghost.mac, addresses=("192.0.2.7/24",)), Nic("Ethernet0", MAC)]
+    sure, lost = assignments([ghost, OWN], nics, [PlannedNic(MAC, "Ethernet0")])
+    assert ([(one.mac, one.old) for one in sure], lost) == ([(MAC, (GUID, SECOND))], ())
+
+
 def test_mutated_values_give_sound_settings_or_none() -> None:
     """1,000 mutations of every value of an adapter, of their types and their bytes."""
     chance = random.Random(6)
