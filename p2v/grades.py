@@ -69,9 +69,10 @@ def choose_consistency(machine: Machine, wish: ConsistencyWish) -> tuple[Consist
             return Consistency.SNAPSHOT, ()
         case ConsistencyWish.FREEZE:
             return Consistency.FROZEN, ()
-    if not no_snapshot:
-        return Consistency.SNAPSHOT, ()
-    return (Consistency.FUZZY, no_freeze) if no_freeze else (Consistency.FROZEN, ())
+    if not no_snapshot or not no_freeze:
+        return Consistency.FROZEN if no_snapshot else Consistency.SNAPSHOT, ()
+    # A Windows never freezes, so that what keeps it from snapshots is what is worth knowing.
+    return Consistency.FUZZY, no_snapshot if has_shadows(machine) else no_freeze
 
 
 def _refused(what: str, reasons: Sequence[str]) -> PlanRefused:

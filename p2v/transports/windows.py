@@ -8,6 +8,7 @@ parsed there.
 from __future__ import annotations
 
 import base64
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ BOOTSTRAP = (
     "while($k -lt {size}){{$r=$i.Read($b,$k,{size}-$k);if($r -le 0){{exit 3}};$k+=$r}};"
     "$null=& ([scriptblock]::Create([Text.Encoding]::UTF8.GetString($b))) '{role}'"
 )
-LANGUAGE_MODE = b"p2v: language mode "
+LANGUAGE_MODE = re.compile(rb"p2v: language mode ([A-Za-z]{1,40})")
 HEARD_LIMIT = 4096
 
 BITMAP = "bitmap:"
@@ -94,8 +95,8 @@ def command(size: int, role: str) -> str:
     encoded = base64.b64encode(bootstrap.encode("utf-16-le")).decode()
     # -InputFormat None: else PowerShell may read standard input itself, as text.
     return (
-        "powershell.exe -NoProfile -NonInteractive -InputFormat None -ExecutionPolicy Bypass "
-        f"-EncodedCommand {encoded}"
+        "powershell.exe -NoProfile -NonInteractive -InputFormat None -OutputFormat Text "
+        f"-ExecutionPolicy Bypass -EncodedCommand {encoded}"
     )
 
 
@@ -186,9 +187,10 @@ class WindowsTransport:
         try:
             said = ReaderClient(heard).hello()
         except TransportError as error:
-            if LANGUAGE_MODE in heard.said:
-                raise _locked(heard.said) from error
-            raise
+            mode = LANGUAGE_MODE.search(heard.said)
+            if mode is None:
+                raise
+            raise _locked(mode[1].decode("ascii")) from error
         return require_able(said, self._session.place)
 
 
@@ -211,9 +213,7 @@ class Listening:
         return self._line.stderr_tail()
 
 
-def _locked(said: bytes) -> TransportError:
-    word = said.partition(LANGUAGE_MODE)[2].split()
-    mode = word[0].decode("ascii", "replace")[:40] if word else "another one"
+def _locked(mode: str) -> TransportError:
     return TransportError(
         f"PowerShell on the source runs in language mode {mode}, in which no disk can be read",
         hint="A policy of AppLocker or Windows Defender Application Control sets it: exempt administrators, "

@@ -264,7 +264,7 @@ def powershell(state: State, encoded: str) -> int:
     (role,) = re.findall(r"'(\w+)'$", bootstrap)
     os.write(2, b'#< CLIXML\r\n<Objs Version="1.1.0.1"></Objs>')
     if state.get("language", "FullLanguage") != "FullLanguage":
-        send(b"p2v: language mode %s\r\n" % state["language"].encode())
+        send(b"#< CLIXML\r\n<S>p2v: language mode %s</S></Objs>" % state["language"].encode())
         return 41
     script = take(int(size))
     log(state, f"{role} {hashlib.sha256(script).hexdigest()}")
