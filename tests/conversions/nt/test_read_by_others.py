@@ -4,14 +4,17 @@ it.
 
 from __future__ import annotations
 
+import importlib
 import struct
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conversions.changes import Changes
 from conversions.nt import boot_configuration, first_boot
+from conversions.nt.boot_sector import corrected, parse
 from conversions.nt.disk_ids import GptPlace, MbrPlace, Move, Place
 from conversions.nt.edits import RegistryEdits, RegistryRecord
 from conversions.nt.first_boot_scripts import NAME
@@ -29,11 +32,14 @@ from fixtures.windows.spec import (
     STATIC_MAC,
     SYSTEM_PARTITION,
 )
+from p2v import command
 from p2v.hives import GuestHives
 from p2v.model import Firmware, MiB
 from tests.conversions.nt.windows_guests import convert, guest_tree, machine, platform_of
 from tests.registries import changed, listing, read_key, recorded
 from tests.tree_guest import TreeGuest
+
+dissect_ntfs: Any = importlib.import_module("dissect.ntfs")  # it has no types
 
 pytestmark = [pytest.mark.tools, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -117,3 +123,28 @@ def test_the_first_boot_is_a_service_for_other_readers(tmp_path: Path, name: str
         assert known in text
     assert STATIC_MAC.upper() in text or STATIC_MAC.upper().replace(":", "") in text
     assert str(script.relative_to(guest.root)) in {change.path.lstrip("/") for change in conversion.changes}
+
+
+def test_a_mended_boot_sector_is_that_of_the_same_volume(tmp_path: Path) -> None:
+    """mkntfs wrote it, with a start that is wrong; ntfsfix and dissect.ntfs read what we made of it."""
+    image = tmp_path / "c.ntfs"
+    with image.open("wb") as file:
+        file.truncate(16 * MiB)
+    mkntfs = command.need_tool("mkntfs", reason="make a volume", package="ntfs-3g")
+    command.check(
+        [mkntfs, "-F", "-Q", "-q", "-p", "2048", "-H", "255", "-S", "63", image], timeout=60, reason="format"
+    )
+    before = image.read_bytes()
+    found = parse(before[:512])
+    assert (found.hidden, found.heads, found.backup + 512) == (2048, 255, len(before))
+    after = bytearray(before)
+    for offset in (0, found.backup):
+        after[offset : offset + 512] = corrected(before[offset : offset + 512], hidden=63, heads=128)
+    image.write_bytes(after)
+    ntfsfix = command.need_tool("ntfsfix", reason="check a volume", package="ntfs-3g")
+    said = command.check([ntfsfix, "-n", image], timeout=60, reason="check a volume")
+    assert "processed successfully" in said
+    with image.open("rb") as file:
+        bpb = dissect_ntfs.NTFS(file).boot_sector.Bpb
+        assert (bpb.HiddenSectors, bpb.Heads, bpb.SectorsPerTrack) == (63, 128, 63)
+    assert after[found.backup :] == after[:512]
