@@ -36,7 +36,7 @@ from p2v.model import (
 from p2v.restore.firmwares import change_firmware, entries_of
 from p2v.restore.hardware import PHYSICAL, pack_of
 from p2v.restore.images import make_overlay, open_overlay
-from p2v.restore.model import DiskMove, FirmwareEntry, Prepared, PreparedDisk, RestorePlan
+from p2v.restore.model import DiskMove, FirmwareEntry, Prepared, PreparedDisk, Resize, RestorePlan
 from p2v.restore.moving import move_contents
 from p2v.restore.relayout import Relayout, relayout
 from p2v.restore.tables import new_table
@@ -127,10 +127,9 @@ def _prepare(
 
 
 def _as_they_are(plan: RestorePlan, folder: Path, house: House) -> Prepared:
-    """Disks that nothing is changed on but their size, where that is another one."""
-    works = {
-        move.index: _work(move, folder) for move in plan.moves if move.source.disk.size != move.target.size
-    }
+    """Disks that nothing is changed on but their size, where that was asked for. Raises PlanRefused."""
+    found = [_work(move, folder) for move in plan.moves]
+    works = {work.move.index: work for work in found if work.move.resize is not Resize.KEEP}
     _check_space(list(works.values()), folder)
     for work in works.values():
         make_overlay(work.move.source, work.overlay, work.move.target.size)

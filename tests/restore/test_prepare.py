@@ -29,12 +29,12 @@ def house(tmp_path: Path) -> House:
     return House(UI(style=ProgressStyle.NONE, stderr=io.StringIO()), tmp_path / "home")
 
 
-def plan_for(folder: Path, size: int) -> RestorePlan:
+def plan_for(folder: Path, size: int, resize: Resize = Resize.GROW) -> RestorePlan:
     image = build(folder, GPT)
     disk = look(image, 0)
     guest = Machine("data", Firmware.BIOS, 1, MiB, (disk,))
     target = Disk("/dev/sdz", size, serial="S1")
-    move = DiskMove(0, SourceDisk(image, ImageFormat.RAW, disk), target, Resize.KEEP)
+    move = DiskMove(0, SourceDisk(image, ImageFormat.RAW, disk), target, resize)
     metal = Metal(replace(guest, disks=(target,)))
     return RestorePlan("data", str(image), "ssh://rescue", guest, metal, (move,), (), False, 1)
 
@@ -43,15 +43,16 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_what_has_the_size_of_its_disk_is_passed_on(tmp_path: Path, house: House) -> None:
-    plan = plan_for(tmp_path, SIZE)
+@pytest.mark.parametrize("more", [0, 100 * MiB])
+def test_what_goes_as_it_is_is_passed_on(tmp_path: Path, house: House, more: int) -> None:
+    plan = plan_for(tmp_path, SIZE + more, Resize.KEEP)
     (disk,) = prepare(plan, tmp_path, house, Keys()).disks
     assert disk.path == plan.moves[0].source.path
     assert disk.size == SIZE
     assert list(tmp_path.glob("*.qcow2")) == []
 
 
-def test_a_larger_disk_gets_the_table_at_its_end(tmp_path: Path, house: House) -> None:
+def test_a_disk_that_grows_gets_the_table_at_its_end(tmp_path: Path, house: House) -> None:
     plan = plan_for(tmp_path, SIZE + 100 * MiB)
     before = sha256(plan.moves[0].source.path)
     (disk,) = prepare(plan, tmp_path, house, Keys()).disks
@@ -93,7 +94,7 @@ def test_what_is_not_is(tmp_path: Path, house: House, damage: str) -> None:
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_made(tmp_path: Path, house: House) -> None:
-    plan = plan_for(tmp_path, SIZE - 150 * MiB)
+    plan = plan_for(tmp_path, SIZE - 150 * MiB, Resize.KEEP)
     with pytest.raises(PlanRefused, match="too small"):
         prepare(plan, tmp_path, house, Keys())
     assert list(tmp_path.glob("*.qcow2")) == []
