@@ -116,14 +116,20 @@ def _script(work: WindowsWork) -> tuple[str, bytes] | None:
 
 
 def _as_windows_reads(content: bytes, suffix: str) -> bytes:
-    """Batch files are looked through for labels in a way that needs line ends of Windows."""
-    if (
-        suffix == ".ps1"
-        or b"\r\n" in content
-        or content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    ):
+    """PowerShell before 6 takes UTF-8 for ANSI without a mark; cmd.exe needs its line ends to find labels."""
+    if content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content
-    return content.replace(b"\n", b"\r\n")
+    if suffix != ".ps1":
+        return content if b"\r\n" in content else content.replace(b"\n", b"\r\n")
+    return content if content.isascii() or not _is_utf8(content) else codecs.BOM_UTF8 + content
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _place(work: WindowsWork, name: str) -> str:

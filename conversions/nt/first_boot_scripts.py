@@ -30,9 +30,11 @@ FOLDER = Path(__file__).with_name("scripts")
 RIGHTS = '/inheritance:r /grant:r "*S-1-5-18:(OI)(CI)F" "*S-1-5-32-544:(OI)(CI)F" /T /C /Q'
 """For the system and administrators alone, by their SIDs, which have no language."""
 REMOVE = f'ping -n 6 127.0.0.1 >nul & rd /s /q "%SystemRoot%\\{NAME}"'
-READ = "& ([ScriptBlock]::Create([IO.File]::ReadAllText('{file}')))"
-POWERSHELL_FILE = f'"%POWERSHELL%" -NoProfile -NonInteractive -Command "{READ}" <nul'
-"""A policy of signed scripts speaks of files; and the encoding of a file without a mark is UTF-8 here."""
+POWERSHELL = '"%POWERSHELL%" -NoProfile -NonInteractive'
+OWN_POWERSHELL = f'{POWERSHELL} -Command "Invoke-Expression (Get-Content -Raw -LiteralPath {{file}})" <nul'
+"""As text, since a policy of signed scripts speaks of files; it works in constrained language mode, too."""
+USERS_POWERSHELL = f"{POWERSHELL} -ExecutionPolicy Bypass -File {{file}} <nul"
+CMD_FILE = '"%SystemRoot%\\System32\\cmd.exe" /d /c {file} <nul'
 NOTHING = "rem nothing to do"
 
 
@@ -93,7 +95,7 @@ def runner(what: Runner) -> str:
         disks=_disks(what),
         script=script,
         suffix=suffix,
-        run_script=_run(f"once{suffix}"),
+        run_script=(USERS_POWERSHELL if suffix == ".ps1" else CMD_FILE).format(file=f"once{suffix}"),
     )
 
 
@@ -115,9 +117,7 @@ def disks_diskpart(count: int) -> str:
 
 
 def _run(file: str) -> str:
-    if file.endswith(".ps1"):
-        return POWERSHELL_FILE.format(file=file)
-    return f'"%SystemRoot%\\System32\\cmd.exe" /d /c {file} <nul'
+    return (OWN_POWERSHELL if file.endswith(".ps1") else CMD_FILE).format(file=file)
 
 
 def _install(what: Runner) -> str:

@@ -229,7 +229,9 @@ def test_diskpart_brings_them_online_where_powershell_cannot(tmp_path: Path) -> 
     [
         ("nach dem Umzug.CMD", b"echo Gr\x81\xe1e\n", b"echo Gr\x81\xe1e\r\n"),
         ("x.bat", b"@echo off\r\n", b"@echo off\r\n"),
-        ("x.ps1", "Write-Output 'Привет'\n".encode(), "Write-Output 'Привет'\n".encode()),
+        ("x.ps1", "Write-Output 'Привет'\n".encode(), "Write-Output 'Привет'\n".encode("utf-8-sig")),
+        ("x.ps1", b"Write-Output '\xcf\xf0'\n", b"Write-Output '\xcf\xf0'\n"),
+        ("x.ps1", b"Write-Output 1\n", b"Write-Output 1\n"),
     ],
 )
 def test_the_script_of_the_job_runs_once(tmp_path: Path, name: str, content: bytes, kept: bytes) -> None:
