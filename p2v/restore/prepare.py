@@ -43,6 +43,7 @@ from p2v.restore.tables import new_table
 from p2v.run import free_space
 
 NOTE = "prepared.json"
+WORDS = ("the virtual machine", "the new machine")
 OVERLAY_SIZE = 512 * MiB
 """What the conversion of a system writes at the most: an initramfs for each kernel, and journals."""
 
@@ -242,17 +243,27 @@ def _convert_system(
     inside: InstalledSystem, plan: RestorePlan, machine: Machine, index: DriverIndex | None
 ) -> Conversion:
     tools = CleanUp() if inside.hives else CleanUp(remove=(Removal.GUEST_TOOLS,))
-    return conversions.convert(
-        inside.files,
-        machine,
-        nics=_nics(plan),
-        firmware=plan.metal.firmware,
-        platform=PHYSICAL,
-        pack=pack_of(plan.metal, [move.target for move in plan.moves]),
-        clean_up=tools,
-        hives=inside.hives,
-        index=index,
+    return _worded(
+        conversions.convert(
+            inside.files,
+            machine,
+            nics=_nics(plan),
+            firmware=plan.metal.firmware,
+            platform=PHYSICAL,
+            pack=pack_of(plan.metal, [move.target for move in plan.moves]),
+            clean_up=tools,
+            hives=inside.hives,
+            index=index,
+        )
     )
+
+
+def _worded(conversion: Conversion) -> Conversion:
+    """Conversions speak of the virtual machine that they are usually for."""
+    changes = tuple(replace(one, reason=one.reason.replace(*WORDS)) for one in conversion.changes)
+    registry = tuple(replace(one, reason=one.reason.replace(*WORDS)) for one in conversion.registry)
+    warnings = tuple(warning.replace(*WORDS) for warning in conversion.warnings)
+    return replace(conversion, changes=changes, registry=registry, warnings=warnings)
 
 
 def _nics(plan: RestorePlan) -> tuple[PlannedNic, ...]:

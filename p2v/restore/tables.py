@@ -37,6 +37,16 @@ def new_table(device: BlockDevice, disk: Disk, layout: Relayout) -> list[Patch]:
     if disk.table is TableKind.NONE:
         return []
     table = _read(device, disk)
+    try:
+        return _made(device, disk, layout, table)
+    except OSError as error:
+        raise TargetError(
+            f"The partition table of {disk.path} cannot be made anew: {error.strerror}",
+            hint="TMPDIR must be on a filesystem that takes sparse files as long as the disk",
+        ) from error
+
+
+def _made(device: BlockDevice, disk: Disk, layout: Relayout, table: Table) -> list[Patch]:
     with _stub(device, table, max(device.size, layout.size)) as stub:
         if disk.table is TableKind.GPT:
             _rehome(stub, disk.sector_size, stub.stat().st_size)

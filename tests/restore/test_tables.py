@@ -46,7 +46,13 @@ GPT = (
     'attrs="RequiredPartition LegacyBIOSBootable GUID:60"\nsize=120M,type=L,name="root ü"\nsize=40M,type=S\n'
 )
 UNORDERED = "label: gpt\n/x2 : size=20M,type=U\n/x1 : size=120M,type=L\n/x7 : size=30M,type=S\n"
+OLD = (
+    "label: dos\nstart=63,size=240912,type=83,bootable\nstart=240975,size=80325,type=5\n"
+    "/x5 : start=241038,size=80262,type=82\n"
+)
+"""As an installer of 2003 made them: cylinders of 255 heads and 63 sectors."""
 TABLES = {
+    "old": (OLD, 1),
     "primary": (PRIMARY, 1),
     "logical": (LOGICAL, 1),
     "inside": (INSIDE, 5),
