@@ -26,6 +26,7 @@ MAX_INDEX = MiB
 LAST_ENTRY = 0x2
 HAS_BLOCKS = 0x1
 HIBERFIL = "hiberfil.sys"
+HEADER = 4 * KiB
 HIBERNATED = b"hibr"
 """Of a system that resumed it is `wake`, or zeros."""
 SYSTEM_FOLDERS = frozenset(("windows", "winnt"))
@@ -56,9 +57,8 @@ def read_state(device: BlockDevice, start: int, length: int) -> NtfsState:
 
 def _names(device: BlockDevice, volume: ntfs.Volume, table: Sequence[Run]) -> Iterator[tuple[str, int]]:
     """What is in the root folder: names in lower case, and references to the records of the files."""
-    record = ntfs.read_record(device, volume, table, ROOT_FOLDER)
-    found = list(ntfs_record.attributes(record))
-    root = ntfs.one_attribute(found, INDEX_ROOT, INDEX_NAME_LENGTH).content
+    length = INDEX_NAME_LENGTH
+    root = ntfs.find_attribute(device, volume, table, ROOT_FOLDER, INDEX_ROOT, name_length=length).content
     if len(root) < 32:
         raise MapUnknown("a damaged root folder")
     # 8 size of an index block; 16 the header of the entries that stand here.
@@ -107,9 +107,9 @@ def _is_hibernated(device: BlockDevice, volume: ntfs.Volume, table: Sequence[Run
     if struct.unpack_from("<H", raw, 16)[0] != reference >> 48:
         return False
     content = ntfs.find_attribute(device, volume, table, number, DATA)
-    if content.resident:
-        return content.content[:4].lower() == HIBERNATED
-    if content.initialised < 4 * KiB:
+    if content.size < HEADER:
+        return True  # as ntfs-3g takes it: a volume that another, hibernated Windows uses
+    if content.initialised < HEADER:
         return False
-    start = read_all(device, ntfs.places(volume, content.runs, 0, 4 * KiB))
+    start = read_all(device, ntfs.places(volume, content.runs, 0, HEADER))
     return b"".join(start)[:4].lower() == HIBERNATED
