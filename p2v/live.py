@@ -31,7 +31,8 @@ def copy_live(plan: Plan, passes: Passes) -> Reached:
             tried.append(_or_raise(plan, error))
     passes.retrying(plan.machine, lambda: passes.run(PassKind.FULL))
     passes.retrying(plan.machine, passes.settle)
-    if plan.consistency is not Consistency.FUZZY:
+    never_freezes = bool(tried) and has_shadows(plan.machine)
+    if plan.consistency is not Consistency.FUZZY and not never_freezes:
         try:
             return _with_reasons(passes.retrying(plan.machine, lambda: freeze(plan, passes)), tried)
         except NotReached as error:

@@ -175,8 +175,9 @@ def test_without_a_snapshot_it_is_fuzzy_and_says_why(source: WindowsSource) -> N
     source.change(vss={SYSTEM: 6})
     image, reached = capture_from(source)
     assert reached.grade is Consistency.FUZZY
-    assert "no snapshot of C:\\" in reached.warnings[0]
-    assert "vssadmin resize shadowstorage" in reached.warnings[0]
+    (warning,) = reached.warnings
+    assert "no snapshot of C:\\" in warning
+    assert "vssadmin resize shadowstorage" in warning
     assert image.read_bytes()[NTFS_START + 3 : NTFS_START + 7] == b"NTFS"
 
 
