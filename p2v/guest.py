@@ -210,9 +210,9 @@ class Guest:
         elif kind == "xfs" and self._handle.xfs_repair(device, nomodify=True):
             raise RuntimeError("xfs_repair -n found damage")
 
-    def on_device(self, what: str, work: Callable[[Handle], T]) -> T:
+    def on_device(self, what: str, work: Callable[[Handle], T], *, seconds: float = RUN_SECONDS) -> T:
         """What `work` does with the handle itself; errors say `what` could not be done."""
-        with self._calling(what, seconds=RUN_SECONDS):
+        with self._calling(what, seconds=seconds):
             return work(self._handle)
 
     # Files.

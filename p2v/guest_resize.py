@@ -7,6 +7,7 @@ physical volume lie, and moving them.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +20,8 @@ EXT = ("ext2", "ext3", "ext4")
 LVM = "LVM2_member"
 LUKS = "crypto_LUKS"
 SHRINKING = ("ext2", "ext3", "ext4", "btrfs")
+RESIZE_SECONDS = 12 * 3600.0
+"""What is behind the new end of a filesystem moves: as much as the disk holds, in emulation."""
 VOLUME_SLACK = 32 * MiB
 DEVICE = re.compile(r"/dev/[\w./+-]{1,200}")
 
@@ -63,13 +66,17 @@ def _resize(guest: Guest, device: str, kind: str, size: int) -> None:
         else f"make {device} ({kind}) as large as it can be"
     )
     if kind in EXT:
-        guest.on_device(words, lambda handle: _resize_ext(handle, device, size))
+        _do(guest, words, lambda handle: _resize_ext(handle, device, size))
     elif kind == "ntfs":
-        guest.on_device(words, lambda handle: _resize_ntfs(handle, device, size))
+        _do(guest, words, lambda handle: _resize_ntfs(handle, device, size))
     elif kind == "btrfs" or (kind == "xfs" and not size):
         _resize_mounted(guest, device, kind, size, words)
     else:
         raise GuestError(f"{kind or 'What is'} on {device} cannot get another size")
+
+
+def _do(guest: Guest, words: str, work: Callable[[Handle], None]) -> None:
+    guest.on_device(words, work, seconds=RESIZE_SECONDS)
 
 
 def _resize_ext(handle: Handle, device: str, size: int) -> None:
@@ -93,16 +100,16 @@ def _resize_mounted(guest: Guest, device: str, kind: str, size: int, words: str)
         if kind == "xfs":
             _grow_xfs(guest, words)
         elif size:
-            guest.on_device(words, lambda handle: handle.btrfs_filesystem_resize("/", size=size))
+            _do(guest, words, lambda handle: handle.btrfs_filesystem_resize("/", size=size))
         else:
-            guest.on_device(words, lambda handle: handle.btrfs_filesystem_resize("/"))
+            _do(guest, words, lambda handle: handle.btrfs_filesystem_resize("/"))
     finally:
         guest.unmount_all()
 
 
 def _grow_xfs(guest: Guest, words: str) -> None:
     try:
-        guest.on_device(words, lambda handle: handle.xfs_growfs("/"))
+        _do(guest, words, lambda handle: handle.xfs_growfs("/"))
     except GuestError as error:
         if "not available" not in error.message:
             raise
@@ -192,4 +199,4 @@ def _shell(guest: Guest, words: str) -> str:
     for word in words.split():
         if word.startswith("/") and not DEVICE.fullmatch(word.partition(":")[0]):
             raise GuestError(f"{word} is no name of a device")
-    return guest.on_device(f"run {words}", lambda handle: handle.debug("sh", [words]))
+    return guest.on_device(f"run {words}", lambda handle: handle.debug("sh", [words]), seconds=RESIZE_SECONDS)
