@@ -1,0 +1,312 @@
+"""Finding the Windows on a guest's volumes: any folder, any spelling, either firmware; and what it says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from conversions.nt.places import BOOT, ESP, ROOT
+from conversions.nt.registry import dword, multi_sz, sz
+from fixtures.command import FixtureError
+from fixtures.windows import guests
+from fixtures.windows.spec import GUESTS, STATIC_MAC
+from p2v.errors import GuestError
+from p2v.guest import Access, Guest
+from p2v.guest_systems import open_system
+from p2v.guest_volumes import MOUNT_POINTS, Volumes
+from p2v.model import (
+    Disk,
+    Filesystem,
+    Firmware,
+    GiB,
+    Machine,
+    MiB,
+    OperatingSystem,
+    Partition,
+    ProductType,
+    Severity,
+    TableKind,
+    WindowsSystem,
+)
+from p2v.windows_condition import about_architecture
+from p2v.windows_condition import findings as condition
+from p2v.windows_inspect import WindowsRoot, find_windows
+from tests.conversions.nt.memory_hives import MemoryHive
+from tests.tree_guest import TreeGuest
+
+ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
+CONTROL = "ControlSet001\\Control"
+GUEST_10 = WindowsSystem(10, 0, 19041)
+
+
+class VolumeGuest(TreeGuest):
+    """Each device is a folder; `mount` makes it appear at its place. Access can be taken away."""
+
+    access = Access.READ_WRITE
+
+    def __init__(self, folder: Path, *devices: str, active: int = 0) -> None:
+        super().__init__(folder / "appliance", free=GiB)
+        self.root.mkdir(parents=True)
+        self.folder = folder
+        self.devices = devices
+        self.sector = bytearray(512)
+        if active:
+            self.sector[430 + 16 * active] = 0x80
+        self.locked = ""
+        for device in devices:
+            self.volume(device).mkdir(parents=True, exist_ok=True)
+
+    def as_guest(self) -> Guest:
+        return cast(Guest, self)
+
+    def volume(self, device: str) -> Path:
+        return self.folder / device.rpartition("/")[2]
+
+    def make_mountpoint(self, place: str) -> None:
+        (self.root / place.lstrip("/")).mkdir()
+
+    def mount(self, device: str, at: str, *, options: str = "") -> None:
+        if at == "/":
+            self.unmount_all()
+            self.root.rmdir()
+            self.root.symlink_to(self.volume(device))
+        else:
+            place = self.root / at.lstrip("/")
+            place.rmdir()
+            place.symlink_to(self.volume(device))
+
+    def host(self, path: str) -> Path:
+        """Links of the volumes are not met in these tests; those of mounts lead out of the root."""
+        return self.root / path.lstrip("/")
+
+    def unmount_all(self) -> None:
+        if self.root.is_symlink():
+            self.root.unlink()
+        else:
+            shutil.rmtree(self.root)
+        self.root.mkdir()
+
+    def overwrite(self, path: str, content: bytes) -> None:
+        if self.locked and path.startswith(self.locked):
+            raise GuestError("Read-only file system")
+        self.host(path).write_bytes(content)
+
+    def read_start(self, path: str, *, count: int) -> bytes:
+        return self.read(path)[:count]
+
+    def read_device(self, device: str, offset: int, count: int) -> bytes:
+        return bytes(self.sector)[offset : offset + count]
+
+    def filesystems(self) -> tuple[tuple[str, str], ...]:
+        return tuple((device, "ntfs") for device in self.devices)
+
+    def partition_device(self, index: int, number: int) -> str:
+        return f"/dev/sd{'abcd'[index]}{number or ''}"
+
+
+def machine(firmware: Firmware, *partitions: tuple[str, str]) -> Machine:
+    """Of one disk; each partition has a type and a filesystem."""
+    parts = tuple(
+        Partition(number, number * MiB, MiB, kind, filesystem=Filesystem(filesystem, MiB))
+        for number, (kind, filesystem) in enumerate(partitions, 1)
+    )
+    table = TableKind.GPT if firmware is Firmware.UEFI else TableKind.MBR
+    return Machine("image", firmware, 1, GiB, (Disk("/dev/sda", GiB, table=table, partitions=parts),))
+
+
+def registry(volume: Path, folder: str) -> None:
+    config = volume / folder / "config"
+    config.mkdir(parents=True)
+    (config / "SYSTEM").write_bytes(b"regf")
+
+
+@pytest.mark.parametrize(
+    "folder", ["Windows/System32", "WINNT/system32", "WINDOWS/SYSTEM32", "win.98/System32"]
+)
+def test_any_folder_with_a_registry(tmp_path: Path, folder: str) -> None:
+    guest = VolumeGuest(tmp_path, "/dev/sda1", "/dev/sda2")
+    registry(tmp_path / "sda2", folder)
+    assert find_windows(guest.as_guest(), None) == (
+        WindowsRoot("/dev/sda2", f"/{folder.split('/', maxsplit=1)[0]}"),
+    )
+    assert not guest.root.is_symlink()
+
+
+def test_of_two_on_a_volume_the_one_that_the_loader_starts(tmp_path: Path) -> None:
+    """An upgrade may leave the old one beside it; boot.ini of XP says which."""
+    guest = VolumeGuest(tmp_path, "/dev/sda1")
+    for folder in ("Windows.old/System32", "WINDOWS/system32", "WINNT.0/system32"):
+        registry(tmp_path / "sda1", folder)
+    assert find_windows(guest.as_guest(), None)[0].folder == "/WINDOWS"
+    loader = "[boot loader]\r\ndefault=multi(0)disk(0)rdisk(0)partition(1)\\WINNT.0\r\n"
+    (tmp_path / "sda1" / "Boot.ini").write_bytes(loader.encode("cp1252"))
+    assert find_windows(guest.as_guest(), None)[0].folder == "/WINNT.0"
+
+
+def test_two_systems_are_refused(tmp_path: Path) -> None:
+    guest = VolumeGuest(tmp_path, "/dev/sda1", "/dev/sda2")
+    for volume in ("sda1", "sda2"):
+        registry(tmp_path / volume, "Windows/System32")
+    with pytest.raises(GuestError, match=r"several systems.*sda1.*sda2"):
+        open_system(guest.as_guest(), machine=None)
+
+
+def test_a_volume_that_cannot_be_written_says_how_to_mend_it(tmp_path: Path) -> None:
+    """ntfs-3g mounts what is not safe to write without an error, for reading."""
+    guest = VolumeGuest(tmp_path, "/dev/sda1")
+    registry(tmp_path / "sda1", "Windows/System32")
+    guest.locked = MOUNT_POINTS[ROOT]
+    with pytest.raises(GuestError) as caught:
+        open_system(guest.as_guest(), machine=None)
+    assert "chkdsk C: /f" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("firmware", "partitions", "active", "place", "device"),
+    [
+        (Firmware.UEFI, [(ESP_TYPE, "vfat"), ("ebd0a0a2", "ntfs")], 0, ESP, "sda1"),
+        (Firmware.BIOS, [("07", "ntfs"), ("07", "ntfs")], 1, BOOT, "sda1"),
+        (Firmware.BIOS, [("07", "ntfs"), ("07", "ntfs")], 2, BOOT, ""),
+        (Firmware.BIOS, [("83", "ext4"), ("07", "ntfs")], 1, BOOT, ""),
+    ],
+    ids=["ESP", "System Reserved", "one volume for all", "somebody else's loader"],
+)
+def test_the_volume_of_the_loader(
+    tmp_path: Path,
+    firmware: Firmware,
+    partitions: list[tuple[str, str]],
+    active: int,
+    place: str,
+    device: str,
+) -> None:
+    guest = VolumeGuest(tmp_path, "/dev/sda1", "/dev/sda2", active=active)
+    registry(tmp_path / "sda2", "Windows/System32")
+    (tmp_path / "sda1" / "loader").write_bytes(b"here")
+    windows = OperatingSystem("windows", "", "", "windows", windows=GUEST_10)
+    seen = replace(machine(firmware, *partitions), os=windows)
+    files = open_system(guest.as_guest(), machine=seen).files
+    assert files.is_dir(place) is bool(device)
+    assert files.exists(f"{place}/loader") is bool(device)
+    assert files.exists("/Windows/System32/config/SYSTEM")
+    if device:
+        files.write(f"{place}/loader", b"new")
+        assert (tmp_path / device / "loader").read_bytes() == b"new"
+        assert files.glob(f"{place}/[Ll]oader") == [f"{place}/loader"]
+    else:
+        with pytest.raises(GuestError, match="no volume"):
+            files.write(f"{place}/loader", b"lost in the appliance")
+
+
+def test_paths_stay_in_their_volume(tmp_path: Path) -> None:
+    guest = VolumeGuest(tmp_path, "/dev/sda1", "/dev/sda2")
+    guest.make_mountpoint(MOUNT_POINTS[ROOT])
+    guest.make_mountpoint(MOUNT_POINTS[ESP])
+    files = Volumes(guest.as_guest(), {ROOT: "/dev/sda1", ESP: "/dev/sda2"})
+    files.write("/../../p2v-esp/../x", b"1")
+    files.write("/@esp/../y", b"2")
+    files.write("/@esp/z", b"3")
+    inside = guest.root / MOUNT_POINTS[ROOT].lstrip("/")
+    assert sorted(path.name for path in inside.iterdir()) == ["x", "y"]
+    assert files.read("/@esp/z") == b"3"
+
+
+def tree(name: str, folder: Path) -> Path:
+    try:
+        return shutil.copytree(guests.tree(name), folder / name)
+    except FixtureError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.mark.tools
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", GUESTS)
+def test_what_the_hives_say(tmp_path: Path, name: str) -> None:
+    """The SYSTEM hive is a real one of Windows 10 with a version put in; the cards are its own, and one
+    more.
+    """
+    spec = GUESTS[name]
+    files = tree(name, tmp_path)
+    guest = VolumeGuest(tmp_path / "guest", "/dev/sda1")
+    guest.volume("/dev/sda1").rmdir()
+    files.rename(guest.volume("/dev/sda1"))
+    seen = open_system(guest.as_guest(), machine=None).look()
+    system = seen.os
+    assert system
+    assert system.windows
+    assert (*system.windows.version, system.windows.build) == spec.version
+    assert system.windows.root == f"/{spec.root}"
+    kind = ProductType.SERVER if spec.server else ProductType.WORKSTATION
+    assert (system.windows.product_type, system.architecture) == (kind, spec.architecture)
+    assert (system.family, seen.hostname) == ("windows", spec.hostname)
+    assert system.name == spec.product.removeprefix("Microsoft ")
+    own = next(nic for nic in seen.nics if nic.name == "Ethernet0")
+    fixed = next(nic for nic in seen.nics if nic.name == "Büro LAN")
+    assert (fixed.addresses, fixed.gateway) == (("192.0.2.17/24",), "192.0.2.1")
+    assert own.addresses == ()
+    if spec.version >= (10, 0, 0):
+        assert (own.mac, fixed.mac) == ("00:0c:29:66:1a:a2", STATIC_MAC)
+    assert seen.findings == ()
+
+
+def hives() -> tuple[MemoryHive, MemoryHive]:
+    """A Windows as it is installed, as far as its storage goes."""
+    system = MemoryHive()
+    system.put("Select", dword("Current", 1))
+    system.make("ControlSet001\\Services\\disk")
+    disks = f"{CONTROL}\\Class\\{{4D36E967-E325-11CE-BFC1-08002BE10318}}"
+    volumes = f"{CONTROL}\\Class\\{{71A27CDD-812A-11D0-BEC7-08002BE2092F}}"
+    system.put(disks, multi_sz("UpperFilters", ["partmgr"]), multi_sz("LowerFilters", ["EhStorClass"]))
+    system.put(volumes, multi_sz("LowerFilters", ["fvevol", "iorate", "rdyboost"]))
+    return system, MemoryHive()
+
+
+def test_an_ordinary_windows_has_nothing_against_it() -> None:
+    assert list(condition(*hives())) == []
+
+
+def test_filters_of_others_are_named_with_the_command_that_removes_them() -> None:
+    system, software = hives()
+    key = f"{CONTROL}\\Class\\{{4d36e967-e325-11ce-bfc1-08002be10318}}"
+    system.put(key, multi_sz("LowerFilters", ["prl_strg", "EhStorClass", "iorate"]))
+    system.put(
+        f"{CONTROL}\\Class\\{{4d36e97b-e325-11ce-bfc1-08002be10318}}", multi_sz("UpperFilters", ["mpio"])
+    )
+    system.make("ControlSet001\\Services\\mpio")
+    disks, controllers = condition(system, software)
+    assert "prl_strg (Parallels, not installed)" in disks.message
+    assert '/d "EhStorClass\\0iorate" /f' in disks.hint
+    assert "mpio (multipath software)" in controllers.message
+    assert "reg delete" in controllers.hint
+    assert {disks.severity, controllers.severity} == {Severity.WARNING}
+
+
+def test_policies_guards_and_a_pending_restart() -> None:
+    system, software = hives()
+    restrictions = "Policies\\Microsoft\\Windows\\DeviceInstall\\Restrictions"
+    software.put(restrictions, dword("DenyUnspecified", 1), dword("DenyDeviceIDs", 0), dword("AllowAdmin", 1))
+    software.make("Microsoft\\Windows\\CurrentVersion\\Component Based Servicing\\RebootPending")
+    uninstall = "Wow6432Node\\Microsoft\\Windows\\CurrentVersion\\Uninstall"
+    software.put(f"{uninstall}\\a", sz("DisplayName", "Kaspersky Endpoint Security\x1b[2J"))
+    software.put(f"{uninstall}\\b", sz("DisplayName", "7-Zip"))
+    policy, restart, guard = condition(system, software)
+    assert "(DenyUnspecified)" in policy.message
+    assert 'reg delete "HKLM\\SOFTWARE\\Policies' in policy.hint
+    assert "RebootPending" in restart.message
+    assert "Kaspersky" in guard.message
+    assert "\x1b" not in guard.message
+    assert "7-Zip" not in guard.message
+
+
+def test_a_32_bit_windows_on_uefi_starts_nowhere() -> None:
+    narrow = OperatingSystem("windows", "6.2", "Windows 8", "windows", architecture="i686")
+    (found,) = about_architecture(narrow, Firmware.UEFI)
+    assert found.severity is Severity.BLOCKER
+    assert list(about_architecture(narrow, Firmware.BIOS)) == []
