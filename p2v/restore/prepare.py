@@ -43,6 +43,7 @@ from p2v.restore.tables import new_table
 from p2v.run import free_space
 
 NOTE = "prepared.json"
+BY_PLACE = ("/boot/extlinux/ldlinux.sys", "/boot/ldlinux.sys", "/extlinux/ldlinux.sys", "/etc/lilo.conf")
 WORDS = ("the virtual machine", "the new machine")
 OVERLAY_SIZE = 512 * MiB
 """What the conversion of a system writes at the most: an initramfs for each kernel, and journals."""
@@ -196,11 +197,22 @@ def _convert(
         changed = () if inside.hives else _change_firmware(guest, machine, plan)
         conversion = _convert_system(inside, plan, machine, index)
         entries = _entries(guest, machine, plan, inside)
+        changed = (*changed, *(() if inside.hives else _by_place(guest, works)))
         root = guest.mounted().get("/", "")
         guest.unmount_all()
         grown = [_resize(guest, number, work, root) for number, work in enumerate(works)]
     warnings = (*inside.warnings, *changed, *(warning for each in grown for warning in each))
     return conversion, entries, warnings
+
+
+def _by_place(guest: Guest, works: Sequence[_Work]) -> tuple[str, ...]:
+    """Boot loaders that know the sectors of their own files, where these may not be the same any more."""
+    found = next((path for path in BY_PLACE if guest.exists(path)), "")
+    if not found or all(work.layout.difference >= 0 and not work.layout.moved_size for work in works):
+        return ()
+    return (
+        f"{found}: its boot loader finds its files by their sectors; if it does not start, install it anew",
+    )
 
 
 def _seen(plan: RestorePlan, inside: InstalledSystem) -> Machine:
