@@ -30,6 +30,8 @@ from p2v.model import (
 
 NAME_LIMIT = 64
 ARCHITECTURES = ("x86_64",)
+WINDOWS_ARCHITECTURES = ("x86_64", "i686")
+"""Of a 32-bit Windows nothing is run here, and every hypervisor starts it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +206,10 @@ def _about_system(machine: Machine) -> list[Finding]:
         return [] if known else [none]
     if not system.family:
         return [Finding(Severity.BLOCKER, f"{system.name} is not a system that p2v can convert")]
-    if system.architecture not in ARCHITECTURES:
-        return [
-            Finding(Severity.BLOCKER, f"{machine.hostname} is a {system.architecture} machine, not x86_64")
-        ]
+    served = WINDOWS_ARCHITECTURES if system.windows else ARCHITECTURES
+    if system.architecture not in served:
+        message = f"{machine.hostname} is a {system.architecture} machine, not {' or '.join(served)}"
+        return [Finding(Severity.BLOCKER, message)]
     return _about_root(machine)
 
 
