@@ -132,9 +132,15 @@ class Guest:
                 raise RuntimeError("not all of it was written")
 
     def mounted(self) -> dict[str, str]:
-        """Devices by the places where they are mounted."""
+        """Devices by the places where they are mounted; a volume of LVM is /dev/GROUP/NAME."""
         with self._calling("look at what is mounted"):
-            return {place: device for device, place in self._handle.mountpoints().items()}
+            return {place: self._canonical(device) for device, place in self._handle.mountpoints().items()}
+
+    def _canonical(self, device: str) -> str:
+        if device.startswith("/dev/mapper/"):
+            with contextlib.suppress(RuntimeError):  # an opened device is no volume
+                return self._handle.lvm_canonical_lv_name(device)
+        return device
 
     def kind(self, device: str) -> str:
         """What is on a device: `ext4`, `crypto_LUKS`, …; empty where nobody can tell."""
