@@ -15,7 +15,7 @@ namespace P2V
         const uint GenericRead = 0x80000000, GenericWrite = 0x40000000, ShareReadWrite = 3, OpenExisting = 3;
         const uint LengthInfo = 0x0007405C, AllowExtendedDasdIo = 0x00090083, NtfsVolumeData = 0x00090064;
         const uint VolumeBitmap = 0x0009006F, VolumeDiskExtents = 0x00560000;
-        const int MoreData = 234, BitmapPiece = 1 << 20;
+        const int MoreData = 234;
 
         [DllImport("kernel32.dll", CharSet = CharSet.Unicode, SetLastError = true, ExactSpelling = true)]
         static extern SafeFileHandle CreateFileW(
@@ -148,35 +148,28 @@ namespace P2V
             }
         }
 
-        // Bytes of a cluster and the number of clusters, both little-endian 64 bits, then one bit for each.
-        public static byte[] Bitmap(string path)
+        // Bytes of a cluster and the number of clusters of an NTFS volume.
+        public static long[] Clusters(SafeFileHandle file)
         {
-            using (SafeFileHandle file = Open(path))
-            {
-                byte[] told = Ask(file, NtfsVolumeData, null, 512);
-                long clusters = BitConverter.ToInt64(told, 16);
-                byte[] found = new byte[16 + (clusters + 7) / 8];
-                BitConverter.GetBytes((long)BitConverter.ToUInt32(told, 44)).CopyTo(found, 0);
-                BitConverter.GetBytes(clusters).CopyTo(found, 8);
-                for (long first = 0; first < clusters; first += BitmapPiece * 8L)
-                    Piece(file, first, found);
-                return found;
-            }
+            byte[] told = Ask(file, NtfsVolumeData, null, 512);
+            return new long[] { BitConverter.ToUInt32(told, 44), BitConverter.ToInt64(told, 16) };
         }
 
-        static void Piece(SafeFileHandle file, long first, byte[] found)
+        // One bit for each cluster from `first` on, which is a multiple of 8; `wanted` bytes of them.
+        public static byte[] Bits(SafeFileHandle file, long first, int wanted)
         {
-            byte[] answer = new byte[16 + BitmapPiece];
+            byte[] answer = new byte[16 + wanted];
             int done;
             byte[] start = BitConverter.GetBytes(first);
             bool whole = DeviceIoControl(
                 file, VolumeBitmap, start, 8, answer, answer.Length, out done, IntPtr.Zero);
             if (!whole && Marshal.GetLastWin32Error() != MoreData)
                 throw new Win32Exception(Marshal.GetLastWin32Error());
-            int wanted = (int)Math.Min(BitmapPiece, found.Length - 16 - first / 8);
             if (BitConverter.ToInt64(answer, 0) != first || done < 16 + wanted)
                 throw new IOException("the bitmap of the volume is shorter than the volume");
-            Buffer.BlockCopy(answer, 16, found, (int)(16 + first / 8), wanted);
+            byte[] found = new byte[wanted];
+            Buffer.BlockCopy(answer, 16, found, 0, wanted);
+            return found;
         }
     }
 
@@ -225,21 +218,49 @@ namespace P2V
         }
     }
 
-    // The bitmap of a volume, which is read like a disk: "bitmap:" and the name of the device.
+    // The bitmap of a volume, which is read like a disk: "bitmap:" and the name of the device. First the bytes
+    // of a cluster and the number of clusters, little-endian 64 bits each, then the bits.
     public class BitmapDisk : Disk
     {
         public const string Prefix = "bitmap:";
-        readonly byte[] content;
+        const int HeadSize = 16, PieceSize = 1 << 20;
+        readonly SafeFileHandle file;
+        readonly byte[] head = new byte[HeadSize];
+        byte[] piece = new byte[0];
+        long known = -1;
 
         public BitmapDisk(string path)
         {
-            content = Native.Bitmap(path.Substring(Prefix.Length));
-            Size = content.Length;
+            file = Native.Open(path.Substring(Prefix.Length));
+            long[] clusters = Native.Clusters(file);
+            BitConverter.GetBytes(clusters[0]).CopyTo(head, 0);
+            BitConverter.GetBytes(clusters[1]).CopyTo(head, 8);
+            Size = HeadSize + (clusters[1] + 7) / 8;
         }
 
         public override void Read(byte[] into, int at, long offset, int size)
         {
-            Buffer.BlockCopy(content, (int)offset, into, at, size);
+            while (size > 0)
+            {
+                byte[] from = offset < HeadSize ? head : Piece((offset - HeadSize) / PieceSize);
+                int skip = (int)(offset < HeadSize ? offset : (offset - HeadSize) % PieceSize);
+                int part = Math.Min(size, from.Length - skip);
+                Buffer.BlockCopy(from, skip, into, at, part);
+                offset += part;
+                at += part;
+                size -= part;
+            }
+        }
+
+        byte[] Piece(long number)
+        {
+            if (number != known)
+            {
+                long first = number * PieceSize;
+                piece = Native.Bits(file, first * 8, (int)Math.Min(PieceSize, Size - HeadSize - first));
+                known = number;
+            }
+            return piece;
         }
     }
 

@@ -55,7 +55,7 @@ BITMAP = "bitmap:"
 BITMAP_HEAD = struct.Struct("<QQ")
 """Bytes of a cluster, clusters; then one bit for each, the lowest bit first."""
 MAX_CLUSTER = 2 * MiB
-BITMAP_PIECE = 4 * MiB
+BITMAP_PIECE = MiB
 
 
 def is_windows(session: SshSession) -> bool:
@@ -271,9 +271,8 @@ class WindowsDisk(RemoteDisk):
 
     def _runs(self, disk: int, piece: Piece, cluster: int, clusters: int) -> Iterator[Extent]:
         size = -(-clusters // 8)
-        ranges = [(at, min(BITMAP_PIECE, size - at)) for at in range(0, size, BITMAP_PIECE)]
-        places = [(BITMAP_HEAD.size + at, length) for at, length in ranges]
-        for (at, length), raw in zip(ranges, list(self._client.read_many(disk, places)), strict=True):
-            count = min(length * 8, clusters - at * 8)
-            for first, run in bit_runs(raw, count, gap=gap_units(cluster)):
+        for at in range(0, size, BITMAP_PIECE):
+            length = min(BITMAP_PIECE, size - at)
+            (raw,) = self._client.read_many(disk, [(BITMAP_HEAD.size + at, length)])
+            for first, run in bit_runs(raw, min(length * 8, clusters - at * 8), gap=gap_units(cluster)):
                 yield Extent(piece.start + (at * 8 + first) * cluster, run * cluster)

@@ -215,6 +215,30 @@ def test_the_bitmap_of_a_volume(host: Path, tmp_path: Path) -> None:
     assert found[-1] == Extent(MiB + last * CLUSTER, (clusters - last) * CLUSTER)
 
 
+def test_the_bitmap_of_a_large_volume_comes_in_pieces(host: Path, tmp_path: Path) -> None:
+    """40 GiB: more clusters than one question is answered for. Only the boot sector is there."""
+    volume, clusters = tmp_path / "volume", 10 * MiB
+    boot = bytearray(512)
+    boot[3:11] = b"NTFS    "
+    struct.pack_into("<HB", boot, 11, 512, CLUSTER // 512)
+    struct.pack_into("<Q", boot, 40, clusters * CLUSTER // 512)
+    volume.write_bytes(boot)
+    os.truncate(volume, clusters * CLUSTER)
+    bits = bytearray(clusters // 8)
+    bits[0], bits[MiB - 1], bits[MiB], bits[-1] = 1, 0x80, 0x01, 0x80
+    Path(f"{volume}.bits").write_bytes(bits)
+    with reader(host, {DISK: volume, SHADOW: volume}) as client:
+        disk = WindowsDisk(client, DISK, sector_size=512, live=True)
+        found = disk.used_of(Piece(0, clusters * CLUSTER, SHADOW, 0))
+    middle = 8 * MiB * CLUSTER
+    assert [(one.start, one.end) for one in found] == [
+        (0, CLUSTER),
+        (middle - CLUSTER, middle),
+        (middle, middle + CLUSTER),
+        ((clusters - 1) * CLUSTER, clusters * CLUSTER),
+    ]
+
+
 def test_a_line_that_ends_ends_the_reader(host: Path, image: Path) -> None:
     child = subprocess.Popen(
         ["mono", host, "reader"],

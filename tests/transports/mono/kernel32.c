@@ -102,7 +102,7 @@ static int ntfs_data(int fd, unsigned char *out, uint32_t room, uint32_t *done)
     return 1;
 }
 
-/* The bits stand in "file.bits"; no more than 4096 bytes of them are given at once. */
+/* The bits stand in "file.bits". */
 static int bitmap(int fd, const unsigned char *in, uint32_t asked, unsigned char *out, uint32_t room, uint32_t *done)
 {
     char name[1040];
