@@ -22,6 +22,8 @@ from p2v.model import Disk, Machine, OperatingSystem
 ROOT_KINDS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "jfs", "f2fs"})
 PLAIN_KINDS = frozenset({"ext2", "ext3", "ext4", "xfs", "swap", "vfat", "ntfs", "exfat"})
 """Where a disk has nothing else, the probe has seen all of its filesystems."""
+RESERVED = "e3c9e316-0b5c-4db8-817d-f92df00215ae"
+"""A partition of Microsoft's own, which never holds a filesystem."""
 SMALL = 64 * 1024
 MAX_QUESTIONS = 3
 IDENTIFIER = re.compile(r"[0-9A-Za-z-]{4,64}")
@@ -142,6 +144,7 @@ def _seen_filesystems(guest: Guest, machine: Machine | None) -> tuple[tuple[str,
         (index, partition)
         for index, disk in enumerate(machine.disks if machine else ())
         for partition in disk.partitions
+        if partition.type_id.lower() != RESERVED
     ]
     kinds = [partition.filesystem.kind if partition.filesystem else "" for _, partition in partitions]
     plain = machine is not None and all(disk.filesystem is None and disk.partitions for disk in machine.disks)

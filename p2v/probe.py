@@ -106,6 +106,8 @@ def look_into_image(
         with open_guest(images, access=Access.READ_ONLY, accelerator=accelerator) as guest:
             return with_seen(machine, open_system(guest, machine=machine, keys=keys))
     except GuestError as error:
+        if any(found.severity is Severity.BLOCKER for found in machine.findings):
+            return machine  # what was seen on the disks says why, and better
         finding = Finding(Severity.BLOCKER, error.message, error.hint)
         return replace(machine, findings=(*machine.findings, finding))
 

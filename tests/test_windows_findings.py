@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,18 +15,28 @@ from pathlib import Path
 import pytest
 
 from fixtures.command import FixtureError
+from fixtures.windows import guests
+from fixtures.windows.disks import write_disk
+from fixtures.windows.spec import GUESTS
 from fixtures.windows.volumes import BITLOCKER, NTFS, Source, volume
 from p2v import command
+from p2v import probe as probing
+from p2v.accelerator import Accelerator
 from p2v.disk.bitlocker import TO_GO_IDS, is_bitlocker, read_bitlocker
 from p2v.disk.device import FileDevice
 from p2v.disk.maps.errors import MapUnknown
 from p2v.disk.maps.ntfs_state import NtfsState, read_state
 from p2v.disk.superblock import identify
 from p2v.disk.used import inspect_disk
+from p2v.errors import GuestError
 from p2v.model import Disk, Filesystem, Finding, MiB, Partition, Severity
+from p2v.probe import look_into_image, probe
+from p2v.transports import SshOptions, open_transport
+from p2v.ui import UI, ProgressStyle
 from p2v.windows_findings import VolumeState, findings, read_states
 from tests.conftest import need_tools
 from tests.disk.images import opened, partitioned, sparse
+from tests.plans import make_machine
 
 MUTATIONS = 1000
 CLEAN = NtfsState(is_dirty=False, has_clean_log=True, is_hibernated=False, holds_windows=True)
@@ -127,6 +138,21 @@ class TestMadeVolumes:
         assert not state(image).is_dirty
         command.check(["ntfsfix", image], timeout=60, reason="mark dirty")
         assert state(image).is_dirty
+
+    @pytest.mark.parametrize("name", ["7", "2025"])
+    def test_a_whole_disk_is_told_before_the_capture(self, tmp_path: Path, name: str) -> None:
+        try:
+            tree = shutil.copytree(guests.tree(name), tmp_path / "tree")
+            (tree / "hiberfil.sys").write_bytes(b"HIBR" + bytes(8192))
+            write_disk(GUESTS[name], tree, tmp_path / "disk.raw")
+        except FixtureError as error:
+            if os.environ.get("CI"):
+                pytest.fail(str(error))
+            pytest.skip(str(error))
+        with open_transport(str(tmp_path / "disk.raw"), SshOptions()) as transport:
+            seen = probe(transport, UI(style=ProgressStyle.NONE))
+        (found,) = seen.findings
+        assert (found.severity, "Fast Startup" in found.message) == (Severity.BLOCKER, True)
 
     def test_mutations_of_what_is_parsed(self, tmp_path: Path) -> None:
         image = made(tmp_path, files=60, hiberfil=b"HIBR" + bytes(8192))
@@ -278,3 +304,17 @@ def test_a_disk_in_use_says_nothing(tmp_path: Path) -> None:
         live = type("Live", (FileDevice,), {"live": True})
         device.__class__ = live
         assert list(read_states(device, disk("ntfs"))) == []
+
+
+def test_a_blocker_that_was_seen_on_the_disks_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the appliance says of a locked volume is that there is no system on it."""
+
+    def nothing(*_: object, **__: object) -> None:
+        raise GuestError("No operating system was found")
+
+    monkeypatch.setattr(probing, "open_guest", nothing)
+    machine = replace(make_machine(), findings=())
+    (told,) = look_into_image(machine, (), Accelerator.TCG).findings
+    assert told.severity is Severity.BLOCKER
+    locked = replace(machine, findings=(Finding(Severity.BLOCKER, "It is encrypted with BitLocker"),))
+    assert look_into_image(locked, (), Accelerator.TCG) == locked
