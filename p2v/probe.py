@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from p2v.accelerator import Accelerator
-from p2v.disk.device import BlockDevice
+from p2v.disk.device import BlockDevice, open_file_device
 from p2v.disk.extents import block_requests
 from p2v.disk.used import DiskMap, disk_map, inspect_disk
 from p2v.errors import GuestError
 from p2v.guest import Access, GuestDisk, open_guest
 from p2v.guest_systems import open_system, with_seen
 from p2v.guest_unlock import Keys
-from p2v.model import Disk, Finding, Machine, Severity
+from p2v.model import Disk, Finding, Goal, Machine, Severity
 from p2v.transports import Mount, Transport
 from p2v.ui import UI
 from p2v.windows_findings import VolumeState, read_states
@@ -45,8 +45,11 @@ class Scan:
     estimate: Estimate | None
 
 
-def probe(transport: Transport, ui: UI) -> Machine:
-    """The machine with its disks looked at. Raises TransportError."""
+def probe(transport: Transport, ui: UI, goal: Goal = Goal.CONVERT) -> Machine:
+    """The machine with its disks looked at. Raises TransportError.
+
+    What is on its volumes blocks a conversion, and no capture.
+    """
     with ui.phase("Looking at the source"):
         survey = transport.survey()
         findings: list[Finding] = list(survey.machine.findings)
@@ -59,8 +62,23 @@ def probe(transport: Transport, ui: UI) -> Machine:
             disks.append(found)
             findings += [Finding(Severity.WARNING, warning) for warning in used.warnings]
             findings += _about_disk(found)
-        findings += windows_findings(disks, volumes)
+        findings += _for_goal(windows_findings(disks, volumes), goal)
     return replace(survey.machine, disks=tuple(disks), findings=tuple(findings))
+
+
+def _for_goal(findings: Iterable[Finding], goal: Goal) -> list[Finding]:
+    if goal is Goal.CONVERT:
+        return list(findings)
+    return [replace(finding, severity=Severity.WARNING) for finding in findings]
+
+
+def look_at_images(machine: Machine, images: Sequence[GuestDisk]) -> Machine:
+    """The machine of a capture with what its raw images tell of a Windows that a capture did not ask for."""
+    states: list[VolumeState] = []
+    for disk, image in zip(machine.disks, images, strict=True):
+        with open_file_device(image.path, sector_size=disk.sector_size) as device:
+            states += read_states(device, disk)
+    return replace(machine, findings=(*machine.findings, *windows_findings(machine.disks, states)))
 
 
 def _look(device: BlockDevice, disk: Disk, mounts: Sequence[Mount]) -> tuple[Disk, DiskMap]:

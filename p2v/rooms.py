@@ -32,7 +32,7 @@ from p2v.model import (
     Receipt,
 )
 from p2v.plan import Offer, Wishes, make_plan, plan_for_others
-from p2v.probe import look_into_image, probe
+from p2v.probe import look_at_images, look_into_image, probe
 from p2v.run import Run
 from p2v.run import require_space as need_space
 from p2v.targets import Target, find_target
@@ -124,13 +124,14 @@ def _look_into_capture(run: Run, house: House, job: Job) -> Machine:
     disks = [GuestDisk(run.path / image.path, image.format) for image in images]
     with house.ui.phase("Looking into the images"):
         keys = read_keys(job.luks_key_files, house.ask_password)
-        return look_into_image(run.plan.machine, disks, house.accelerator().accelerator, keys)
+        machine = look_at_images(run.plan.machine, disks)
+        return look_into_image(machine, disks, house.accelerator().accelerator, keys)
 
 
 def look(job: Job, source: Source, house: House) -> Machine:
     """The machine; of an image, what the system on it says of itself."""
     transport = source.transport()
-    machine = probe(transport, house.ui)
+    machine = probe(transport, house.ui, job.goal)
     if machine.live or job.goal is Goal.CAPTURE:
         return machine
     images = [GuestDisk(file.path, image_format(file.path)) for file in image_files(job.source)]

@@ -29,8 +29,9 @@ from p2v.disk.maps.ntfs_state import NtfsState, read_state
 from p2v.disk.superblock import identify
 from p2v.disk.used import inspect_disk
 from p2v.errors import GuestError
-from p2v.model import Disk, Filesystem, Finding, MiB, Partition, Severity
-from p2v.probe import look_into_image, probe
+from p2v.guest import GuestDisk
+from p2v.model import Disk, Filesystem, Finding, Goal, ImageFormat, MiB, Partition, Severity
+from p2v.probe import look_at_images, look_into_image, probe
 from p2v.transports import SshOptions, open_transport
 from p2v.ui import UI, ProgressStyle
 from p2v.windows_findings import VolumeState, findings, read_states
@@ -153,6 +154,11 @@ class TestMadeVolumes:
             seen = probe(transport, UI(style=ProgressStyle.NONE))
         (found,) = seen.findings
         assert (found.severity, "Fast Startup" in found.message) == (Severity.BLOCKER, True)
+        with open_transport(str(tmp_path / "disk.raw"), SshOptions()) as transport:
+            captured = probe(transport, UI(style=ProgressStyle.NONE), Goal.CAPTURE)
+        assert [one.severity for one in captured.findings] == [Severity.WARNING]
+        again = look_at_images(captured, [GuestDisk(tmp_path / "disk.raw", ImageFormat.RAW)])
+        assert again.findings == (*captured.findings, found)
 
     def test_mutations_of_what_is_parsed(self, tmp_path: Path) -> None:
         image = made(tmp_path, files=60, hiberfil=b"HIBR" + bytes(8192))
