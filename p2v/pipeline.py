@@ -231,6 +231,8 @@ def emit(directory: Path, targets: tuple[str, ...], house: House, wishes: EmitWi
         images, stats = rooms.require_captured(run)
         shelf = stack.enter_context(DriverShelf(job.drivers))
         plan = rooms.plan_outputs(run, job, house, shelf)
+        if wishes.drivers:
+            rooms.require_unmade(run, plan)
         rooms.require_space(directory.parent, plan)
         words = " ".join(f"--to {target}" for target in targets)
         words += f" {job.vsphere.words()}" if job.vsphere else ""

@@ -119,6 +119,19 @@ def plan_outputs(run: Run, job: Job, house: House, shelf: DriverShelf) -> Plan:
     return importing.placed(plan, job.vsphere, run.path, house)
 
 
+def require_unmade(run: Run, plan: Plan) -> None:
+    """Raises UsageError for a machine that is made already: other drivers would not change it any more."""
+    done = run.receipt()
+    made = {output.platform.label for output in done.outputs} if done else set()
+    for label in (one.platform.label for one in plan.each()):
+        if label in made:
+            raise UsageError(
+                f"{run.path} has a machine for {label} already, made without these drivers",
+                hint="Name the device that they are for, such as --to libvirt:bus=virtio-blk, or convert "
+                "again with another --name",
+            )
+
+
 def _look_into_capture(run: Run, house: House, job: Job) -> Machine:
     images, _ = require_captured(run)
     disks = [GuestDisk(run.path / image.path, image.format) for image in images]

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from p2v import rooms
-from p2v.errors import ConnectionLost, LicenseError
+from p2v.errors import ConnectionLost, LicenseError, UsageError
 from p2v.house import House
 from p2v.licensing.ledger import open_ledger
-from p2v.model import Consistency, Disk, MiB, Plan, PlannedDisk
+from p2v.model import Consistency, Disk, MiB, Plan, PlannedDisk, Setting
 from p2v.run import Run, create_run
 from p2v.ui import UI, ProgressStyle
-from tests.plans import make_plan
+from tests.plans import make_plan, make_receipt
 
 
 @pytest.fixture
@@ -72,3 +72,15 @@ def test_room_is_asked_for_every_target(tmp_path: Path, plan: Plan, monkeypatch:
     for also in ((), (plan.platform,)):
         rooms.require_space(tmp_path, replace(plan, disks=disks, also=also))
     assert asked[1] - asked[0] == 200 * MiB
+
+
+def test_drivers_for_a_machine_that_is_made_already(tmp_path: Path, plan: Plan) -> None:
+    """It would be handed out as it is, and nobody would see that it has none of them."""
+    with held(tmp_path, plan) as run:
+        rooms.require_unmade(run, plan)
+        run.write_receipt(make_receipt(run.id))
+        with pytest.raises(UsageError) as caught:
+            rooms.require_unmade(run, make_plan())
+        assert "bus=virtio-blk" in caught.value.hint
+        other = replace(plan.platform, settings=(Setting("bus", "virtio-blk"),))
+        rooms.require_unmade(run, replace(plan, platform=other))
