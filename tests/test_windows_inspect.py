@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +12,10 @@ from typing import cast
 
 import pytest
 
+from conversions.nt.cards import cards
+from conversions.nt.identify import host_name, identify, pe_machine
 from conversions.nt.places import BOOT, ESP, ROOT
-from conversions.nt.registry import dword, multi_sz, sz
+from conversions.nt.registry import Value, dword, multi_sz, sz
 from fixtures.command import FixtureError
 from fixtures.windows import guests
 from fixtures.windows.spec import GUESTS, STATIC_MAC
@@ -26,6 +30,7 @@ from p2v.model import (
     GiB,
     Machine,
     MiB,
+    Nic,
     OperatingSystem,
     Partition,
     ProductType,
@@ -288,6 +293,14 @@ def test_filters_of_others_are_named_with_the_command_that_removes_them() -> Non
     assert {disks.severity, controllers.severity} == {Severity.WARNING}
 
 
+def test_no_command_has_words_of_the_guest_that_are_no_names() -> None:
+    system, software = hives()
+    key = f"{CONTROL}\\Class\\{{4d36e967-e325-11ce-bfc1-08002be10318}}"
+    system.put(key, multi_sz("LowerFilters", ["prl_strg", "EhStorClass", '" & format C: & "']))
+    (found,) = condition(system, software)
+    assert "format C:" not in found.hint
+
+
 def test_policies_guards_and_a_pending_restart() -> None:
     system, software = hives()
     restrictions = "Policies\\Microsoft\\Windows\\DeviceInstall\\Restrictions"
@@ -310,3 +323,74 @@ def test_a_32_bit_windows_on_uefi_starts_nowhere() -> None:
     (found,) = about_architecture(narrow, Firmware.UEFI)
     assert found.severity is Severity.BLOCKER
     assert list(about_architecture(narrow, Firmware.BIOS)) == []
+
+
+CARD = "{4b8f2f1c-1111-2222-3333-444455556666}"
+DEVICE = "PCI\\VEN_8086&DEV_10D3\\000C29FFFF61A20000"
+
+
+def whole() -> tuple[MemoryHive, MemoryHive]:
+    """Everything that is read, once."""
+    system, software = hives()
+    net = f"{CONTROL}\\Class\\{{4d36e972-e325-11ce-bfc1-08002be10318}}\\0001"
+    system.put(net, sz("NetCfgInstanceId", CARD), sz("DeviceInstanceID", DEVICE), sz("DriverDesc", "Intel"))
+    connection = f"{CONTROL}\\Network\\{{4d36e972-e325-11ce-bfc1-08002be10318}}\\{CARD}\\Connection"
+    system.put(connection, sz("Name", "LAN"), sz("PnpInstanceID", DEVICE))
+    settings = f"ControlSet001\\Services\\Tcpip\\Parameters\\Interfaces\\{CARD}"
+    addresses = multi_sz("IPAddress", ["192.0.2.7"]), multi_sz("SubnetMask", ["255.255.255.0"])
+    system.put(settings, dword("EnableDHCP", 0), *addresses, multi_sz("DefaultGateway", ["192.0.2.1"]))
+    system.put("ControlSet001\\Services\\Tcpip\\Parameters", sz("NV Hostname", "büro-pc"))
+    system.put(f"{CONTROL}\\ProductOptions", sz("ProductType", "ServerNT"))
+    system.put(f"{CONTROL}\\Session Manager\\Environment", sz("PROCESSOR_ARCHITECTURE", "AMD64"))
+    system.put(f"{CONTROL}\\Session Manager", multi_sz("PendingFileRenameOperations", ["\\??\\C:\\x"]))
+    current = "Microsoft\\Windows NT\\CurrentVersion"
+    software.put(
+        current, sz("CurrentVersion", "6.1"), sz("CurrentBuild", "7601"), sz("ProductName", "Windows")
+    )
+    software.put("Microsoft\\Cryptography", sz("MachineGuid", "7fb7d7a2-52a5-4b2b-9f21-7a3f0b7a2c11"))
+    return system, software
+
+
+def read_all(system: MemoryHive, software: MemoryHive) -> tuple[OperatingSystem, str, tuple[Nic, ...]]:
+    found = identify(system, software, root="/Windows", program=b"")
+    list(condition(system, software))
+    return found, host_name(system), cards(system)
+
+
+def test_a_card_by_its_device_alone() -> None:
+    """Before Windows 10 no key holds the MAC; the name of the device does, for the first port of a card."""
+    system, hostname, nics = read_all(*whole())
+    assert (system.version, system.machine_id, hostname) == (
+        "6.1.7601",
+        "7fb7d7a252a54b2b9f217a3f0b7a2c11",
+        "büro-pc",
+    )
+    assert nics == (Nic("LAN", "00:0c:29:61:a2:00", "", ("192.0.2.7/24",), "192.0.2.1"),)
+
+
+def test_hostile_values() -> None:
+    """Any value may be of any type and content: what is read is text that can be printed, or a refusal."""
+    chance = random.Random(6)
+    for _ in range(1000):
+        pair = whole()
+        hive = chance.choice(pair)
+        place = chance.choice(sorted(hive.content()))
+        key, _, name = place.rpartition("\\")
+        kind = chance.choice([0, 1, 2, 3, 4, 7, 11, 0xFFFF0012])
+        data = chance.choice([b"", chance.randbytes(chance.randrange(80)), b"\xff" * 9, b"A\0" * 5000])
+        hive.set(key, Value(name, kind, data))
+        with contextlib.suppress(GuestError):
+            found, hostname, nics = read_all(*pair)
+            assert all(text.isprintable() for text in (found.name, hostname, *(nic.name for nic in nics)))
+
+
+def test_programs_of_any_content() -> None:
+    chance = random.Random(7)
+    header = bytearray(b"MZ" + bytes(58) + (64).to_bytes(4, "little") + b"PE\0\0" + b"\x64\x86" + bytes(60))
+    assert pe_machine(bytes(header)) == "x86_64"
+    for _ in range(1000):
+        changed = bytearray(header[: chance.randrange(len(header))])
+        for _ in range(3):
+            if changed:
+                changed[chance.randrange(len(changed))] = chance.randrange(256)
+        assert pe_machine(bytes(changed)) in ("", "x86_64", "i686", "aarch64", "armv7l", "ia64", "unknown")
