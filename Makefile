@@ -59,6 +59,7 @@ bench: setup
 	$(PYTHON) -m tests.bench --output bench.json
 	$(PYTHON) -m tests.bench.convert --output bench-convert.json
 	$(PYTHON) -m tests.bench.batch --output bench-batch.json
+	$(PYTHON) -m tests.bench.restore --output bench-restore.json
 	$(PYTHON) -m tests.bench.ledger
 	$(PYTHON) -m tests.bench.targets --output bench-targets.json
 
