@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from p2v import licenses, rooms
+from p2v import run as runs
 from p2v.capture import capture, is_captured
 from p2v.driver_shelf import DriverShelf
 from p2v.errors import UsageError
@@ -32,8 +33,8 @@ from p2v.restore import rooms as back
 from p2v.restore.job import Kind, RestoreJob, restore_job_from_json
 from p2v.restore.model import RestorePlan
 from p2v.restore.planning import require_erase
-from p2v.restore.runs import RestoreReceipt, RestoreRun, create_restore_run, open_restore_run
-from p2v.run import Run, RunState, create_run, list_runs, open_run, read_journal, read_receipt
+from p2v.restore.runs import RestoreReceipt, RestoreRun, create_restore_run, list_restores, open_restore_run
+from p2v.run import Run, RunState, RunSummary, create_run, open_run, read_journal, read_receipt
 from p2v.vsphere.settings import Destination
 
 __all__ = [
@@ -306,6 +307,12 @@ def rollback_forecast(job: RestoreJob, house: House) -> back.Forecast:
     """What a rollback would send and how long it would take; nothing is written. Raises P2VError."""
     with Source(job.login, house) as machine:
         return back.forecast(job, back.plan_of(job, machine, house), machine, house)
+
+
+def list_runs(parent: Path) -> tuple[RunSummary, ...]:
+    """Conversions, captures and restores in a folder, by name. Raises UsageError where there is none."""
+    found = (*runs.list_runs(parent), *list_restores(parent))
+    return tuple(sorted(found, key=lambda run: run.name))
 
 
 def _peak_memory() -> str:

@@ -283,7 +283,7 @@ def list_runs(parent: Path) -> tuple[RunSummary, ...]:
 
 
 def _summary(path: Path) -> RunSummary:
-    size = _size_on_disk(path)
+    size = size_on_disk(path)
     try:
         journal = read_journal(path)
     except UsageError as error:
@@ -407,7 +407,7 @@ def _state(path: Path, journal: Journal) -> RunState:
     return RunState.UNFINISHED if journal.steps else RunState.NEW
 
 
-def _size_on_disk(path: Path) -> int:
+def size_on_disk(path: Path) -> int:
     """Bytes taken on the disk: images are sparse, so that their length says little."""
     total = 0
     for folder, _, names in os.walk(path):

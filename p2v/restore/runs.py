@@ -26,12 +26,12 @@ from p2v import __version__
 from p2v.atomic import LockHeld, locked, write_atomically
 from p2v.errors import PlanRefused, TargetError, UsageError
 from p2v.journal import to_json
-from p2v.log import Redactor, open_log
+from p2v.log import Redactor, open_log, shown
 from p2v.model import Conversion, LicenseUse, Step
 from p2v.restore.job import Kind
 from p2v.restore.model import DiskMove, FirmwareEntry, RestorePlan
 from p2v.restore.writing import DiskWritten
-from p2v.run import check_name
+from p2v.run import RunState, RunSummary, check_name, size_on_disk
 
 T = TypeVar("T")
 
@@ -234,6 +234,28 @@ def _read(adapter: TypeAdapter[T], path: Path) -> T:
             f"{path} is damaged: {error.errors(include_url=False, include_input=False)[0]['msg']}",
             hint="Restore the file from a backup, or give another --name",
         ) from error
+
+
+def list_restores(parent: Path) -> tuple[RunSummary, ...]:
+    """The restores under a directory by name, damaged ones too."""
+    return tuple(_summary(path) for path in sorted(parent.iterdir()) if is_restore_run(path))
+
+
+def _summary(path: Path) -> RunSummary:
+    try:
+        journal = read_restore_journal(path)
+    except UsageError as error:
+        return RunSummary(path.name, path, RunState.DAMAGED, problem=error.message)
+    state = RunState.UNFINISHED if journal.steps else RunState.NEW
+    return RunSummary(
+        name=path.name,
+        path=path,
+        state=RunState.FINISHED if (path / RECEIPT_NAME).exists() else state,
+        next_step=journal.kind,
+        hostname=shown(journal.plan.guest.hostname),
+        created=journal.created,
+        size=size_on_disk(path),
+    )
 
 
 def now() -> str:

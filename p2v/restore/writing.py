@@ -2,8 +2,8 @@
 
     image ──► used blocks ──► [those that differ, by digest] ──► written ──► digests of the disk, compared
 
-Used is what the maps of the data path say of the image as it is written. What is free is given back to a
-disk that can forget (a fresh restore of an SSD) and else left as it is; the boot needs none of it. Old
+Used is what the maps of the data path say of the image as it is written. A disk that can forget (an SSD)
+is told to before a fresh restore; on others, what is free stays as it is: the boot needs none of it. Old
 labels in the way are covered: the gap in front of the first partition, the tail of every partition and the
 end of the disk count as used, and what the image has not of a larger disk gets zeros at its end.
 
@@ -24,7 +24,7 @@ from p2v.disk.copy import Progress
 from p2v.disk.device import BlockDevice, BlockRequest
 from p2v.disk.digests import BlockSet, DigestTable
 from p2v.errors import PlanRefused, VerifyError
-from p2v.model import BLOCK_SIZE, Disk, Extent, KiB, MiB
+from p2v.model import BLOCK_SIZE, Disk, Extent, GiB, KiB, MiB
 from p2v.restore.packing import Packer, digests_of
 from p2v.transports.writer_client import WriterClient
 from p2v.transports.writer_frames import Clear, PackedBlock
@@ -34,6 +34,9 @@ TAIL = 1 * MiB
 
 NARROWED, NARROWED_AT_ONCE = 4096, 64
 """Blocks that are compared in pieces, at the most and at a time."""
+
+FORGET_STEP = 16 * GiB
+"""How much a disk is told to forget at a time: it may take seconds, and the line must not fall silent."""
 
 PIECE = 64 * KiB
 """A block that differs is compared again in pieces of this size, and only those that differ are sent."""
@@ -201,10 +204,11 @@ class DiskWriter:
         return {index: _joined(some, self._job.size) for index, some in left.items()}
 
     def _make_way(self) -> None:
-        """On a fresh disk: forget what is free, where it can; no old label at the end of a larger one."""
+        """On a fresh disk: it forgets everything, where it can; no old label at the end of a larger one."""
         job = self._job
-        for extent in _free(job.used, job.target.size):
-            if not self._client.clear(self._disk, extent.start, extent.length, Clear.FORGET):
+        for start in range(0, job.target.size, FORGET_STEP):
+            length = min(FORGET_STEP, job.target.size - start)
+            if not self._client.clear(self._disk, start, length, Clear.FORGET):
                 break
         if job.target.size > job.size:
             start = max(job.size, job.target.size - TAIL)
@@ -282,14 +286,3 @@ def _joined(pieces: Iterable[BlockRequest], size: int) -> BlockRequest:
             else:
                 pairs.append((at, length))
     return BlockRequest(index, offset, digests.block_length(index, size), tuple(pairs))
-
-
-def _free(used: Iterable[Extent], size: int) -> Iterator[Extent]:
-    """What lies between the used extents and up to the end of the disk."""
-    end = 0
-    for extent in used:
-        if extent.start > end:
-            yield Extent(end, extent.start - end)
-        end = extent.end
-    if size > end:
-        yield Extent(end, size - end)

@@ -40,6 +40,11 @@ def test_an_image_becomes_a_disk(place: Place, image: Path) -> None:
     # The same machine within thirty days.
     assert again.json()["license"]["units"] == 0
     assert place.p2v("show", place.runs / "image-restore", "--json").json() == receipt
+    listed = place.p2v("runs", "--output", place.runs, "--json").json()
+    assert [(one["name"], one["state"]) for one in listed] == [
+        ("image-restore", "finished"),
+        ("image-restore-2", "finished"),
+    ]
 
 
 def test_a_qcow2_becomes_a_disk(place: Place, image: Path) -> None:
