@@ -356,23 +356,14 @@ function Get-KeeperAnswer([string]$Line) {
     $said
 }
 
-# All of them before the first is read; after the first failure, no more.
-function New-Shadows($Question) {
-    if ($script:Pipe) { throw 'there are snapshots already' }
-    Start-Keeper
-    $devices = @()
-    $watch = [Diagnostics.Stopwatch]::StartNew()
-    $first = 0
-    foreach ($volume in @($Question.volumes)) {
-        $kind, $rest = (Get-KeeperAnswer ([string]$volume)) -split ' ', 2
-        if ($kind -eq 'failed') {
-            return @{ devices = @(); failed = [string]$volume; code = [int]$rest; span = 0.0 }
-        }
-        if ($kind -ne 'made') { throw "${volume}: $rest" }
-        if (-not $devices) { $first = $watch.Elapsed.TotalSeconds }
-        $devices += $rest
+function New-Shadow($Question) {
+    if (-not $script:Pipe) { Start-Keeper }
+    $kind, $rest = (Get-KeeperAnswer ([string]$Question.volume)) -split ' ', 2
+    switch ($kind) {
+        'made' { @{ device = [string]$rest; code = 0 } }
+        'failed' { @{ device = ''; code = [int]$rest } }
+        default { throw $rest }
     }
-    @{ devices = @($devices); failed = ''; code = 0; span = [double]($watch.Elapsed.TotalSeconds - $first) }
 }
 
 function Remove-Shadows {
@@ -410,7 +401,7 @@ if ($able) {
         'snapshots' {
             $script:Pipe = $null
             try {
-                Invoke-Questions @{ create = { New-Shadows $args[0] }; remove = { Remove-Shadows } }
+                Invoke-Questions @{ create = { New-Shadow $args[0] }; remove = { Remove-Shadows } }
             } finally {
                 # What it made, the keeper removes when the pipe ends.
                 if ($script:Pipe) { $script:Pipe.Dispose() }

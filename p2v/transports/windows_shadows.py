@@ -5,6 +5,7 @@ The other end removes what it made when the line ends, whatever happens here.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,10 +55,8 @@ class _Usage(Strict):
 
 
 class _Made(Strict):
-    devices: list[str] = Field(max_length=MANY)
-    failed: str
+    device: str
     code: int
-    span: float = Field(ge=0, le=1e6)
 
 
 class _Removed(Strict):
@@ -79,18 +78,20 @@ class ShadowClient(ScriptClient):
         return ()
 
     def create(self, sizes: Sequence[SnapshotSize]) -> Snapshots:
-        """All of them or none. Raises TransportError."""
-        made = self.ask(_Made, "create", volumes=[one.volume for one in sizes])
-        if made.failed or made.code:
-            reason = REASONS.get(
-                made.code, Reason(f"it answers {made.code}", "On the source: vssadmin list writers")
-            )
-            raise TransportError(
-                f"Windows makes no snapshot of {made.failed}: {reason.text}", hint=reason.hint
-            )
-        if len(made.devices) != len(sizes) or len(set(made.devices)) != len(sizes) or not all(made.devices):
+        """All of them, one after the other, or an error: each may take a while. Raises TransportError."""
+        made = [(self._create(one.volume), time.monotonic()) for one in sizes]
+        devices = tuple(device for device, _ in made)
+        if len(set(devices)) != len(devices):
             raise TransportError("The source made other snapshots than asked")
-        return Snapshots(tuple(made.devices), {}, made.span)
+        return Snapshots(devices, {}, made[-1][1] - made[0][1] if made else 0.0)
+
+    def _create(self, volume: str) -> str:
+        made = self.ask(_Made, "create", volume=volume)
+        if made.code or not made.device:
+            unknown = Reason(f"it answers {made.code}", "On the source: vssadmin list writers")
+            reason = REASONS.get(made.code, unknown)
+            raise TransportError(f"Windows makes no snapshot of {volume}: {reason.text}", hint=reason.hint)
+        return made.device
 
     def remove(self) -> Removed:
         found = self.ask(_Removed, "remove")

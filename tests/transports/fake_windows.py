@@ -226,29 +226,24 @@ class Keeper:
         os._exit(0)
 
     def create(self, question: Any) -> object:
-        for number, name in enumerate(question["volumes"], 1):
-            code = self.state.get("vss", {}).get(name, 0)
-            if code:
-                return {"devices": [], "failed": name, "code": code, "span": 0.0}
-            if self.state.get("fault") == "no keeper":
-                return {"error": "WMI does not start a process that removes the snapshots (2)"}
-            volume = next(one for one in self.state["inventory"]["volumes"] if one["name"] == name)
-            path = f"{self.state['shadows']}/shadow{number}.img"
-            os.write(self.pipe, path.encode() + b"\n")
-            (extent,) = volume["extents"]
-            size = extent["length"] - self.state.get("tail", 0)
-            disk = self.state["disks"][f"\\\\.\\PhysicalDrive{extent['disk']}"]
-            options = "bs=65536 conv=sparse status=none iflag=skip_bytes,count_bytes"
-            os.system(f"dd if={disk} of={path} {options} skip={extent['start']} count={size}")
-            os.truncate(path, size)
-            self.made.append(path)
-            log(self.state, "created " + name)
-        return {
-            "devices": [SHADOW % (at + 1) for at in range(len(self.made))],
-            "failed": "",
-            "code": 0,
-            "span": 0.25 * (len(self.made) - 1),
-        }
+        name, number = question["volume"], len(self.made) + 1
+        code = self.state.get("vss", {}).get(name, 0)
+        if code:
+            return {"device": "", "code": code}
+        if self.state.get("fault") == "no keeper":
+            return {"error": "WMI does not start a process that removes the snapshots (2)"}
+        volume = next(one for one in self.state["inventory"]["volumes"] if one["name"] == name)
+        path = f"{self.state['shadows']}/shadow{number}.img"
+        os.write(self.pipe, path.encode() + b"\n")
+        (extent,) = volume["extents"]
+        size = extent["length"] - self.state.get("tail", 0)
+        disk = self.state["disks"][f"\\\\.\\PhysicalDrive{extent['disk']}"]
+        options = "bs=65536 conv=sparse status=none iflag=skip_bytes,count_bytes"
+        os.system(f"dd if={disk} of={path} {options} skip={extent['start']} count={size}")
+        os.truncate(path, size)
+        self.made.append(path)
+        log(self.state, "created " + name)
+        return {"device": SHADOW % number, "code": 0}
 
     def remove(self, question: Any) -> object:
         gone = self.state.get("gone", [])

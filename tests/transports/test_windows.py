@@ -297,12 +297,7 @@ def answered(value: object) -> bytes:
 
 
 USAGE = {"volumes": recorded("windows10_uefi")["volumes"]}
-MADE = {
-    "devices": ["\\\\?\\GLOBALROOT\\Device\\HarddiskVolumeShadowCopy1"],
-    "failed": "",
-    "code": 0,
-    "span": 0.0,
-}
+MADE = {"device": r"\\?\GLOBALROOT\Device\HarddiskVolumeShadowCopy1", "code": 0}
 REMOVED = {"gone": ["a"], "left": ["b"]}
 
 

@@ -20,6 +20,7 @@ from tests.transports.windows_source import (
     BOOT,
     DISK,
     DISK_SIZE,
+    FAT_SIZE,
     FAT_START,
     NTFS_SIZE,
     NTFS_START,
@@ -174,6 +175,19 @@ def create(source: WindowsSource) -> tuple[str, ...]:
 def test_snapshots_go_at_the_end_whatever_happens(source: WindowsSource) -> None:
     assert create(source) == (SHADOW,)
     source.wait_until_clean()
+
+
+def test_a_snapshot_of_each_volume(source: WindowsSource) -> None:
+    """One after the other: the receipt says how far they are apart."""
+    sizes = [SnapshotSize("", SYSTEM, 0), SnapshotSize("", BOOT, 0)]
+    with reached(source) as transport, transport.open_snapshots() as keeper:
+        made = keeper.create(sizes)
+        assert made.devices == (SHADOW, SHADOW[:-1] + "2")
+        assert 0 < made.span < 60
+        assert [path.stat().st_size for path in source.shadows()] == [NTFS_SIZE, FAT_SIZE]
+        removed = keeper.remove()
+        assert (removed.overflown, removed.left) == ((), ())
+        assert not source.shadows()
 
 
 def test_snapshots_go_when_the_session_is_killed(source: WindowsSource) -> None:
