@@ -11,7 +11,7 @@ PACKAGES = python3 python3-venv python3-guestfs python3-libnbd python3-hivex pyt
 TEST_PACKAGES = mmdebstrap squashfs-tools debian-archive-keyring ca-certificates e2fsprogs fdisk gdisk dosfstools openssh-server \
 	libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu partclone zstd xz-utils lz4 bzip2 cpio util-linux \
 	initramfs-tools-core xfsprogs btrfs-progs ntfs-3g exfatprogs exfat-fuse dosfstools mtools lvm2 mdadm mount \
-	libxml2-utils sleuthkit nbdkit libnbd-bin busybox virt-v2v libwine reglookup \
+	libxml2-utils sleuthkit nbdkit libnbd-bin busybox virt-v2v libwine wine reglookup \
 	golang-go golang-github-vmware-govmomi-dev mono-mcs gcc libc6-dev
 
 .PHONY: setup packages demo test matrix bench check fast clean
