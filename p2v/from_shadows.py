@@ -1,7 +1,6 @@
 """The copy of a running Windows: its volumes from snapshots, everything beside them as it is on the disks.
 
-    a snapshot of each volume ─► one pass: volumes from them, tables, gaps and other filesystems raw ─►
-    removed
+    a snapshot of each volume ─► one pass: volumes from them, all else raw ─► removed
 
 Windows makes them one after the other, so that two volumes are seconds apart; the receipt says how many. What
 is used of a volume is what its own bitmap says and what Windows says, both read from the snapshot.
