@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from conversions.network import configured_cards
-from conversions.nt.registry import HiveOpener
 from conversions.protocol import GuestFiles
 from p2v.errors import GuestError
 from p2v.guest import Guest
@@ -42,7 +41,7 @@ class InstalledSystem:
     """
 
     files: GuestFiles
-    hives: HiveOpener | None
+    hives: GuestHives | None
     machine: Machine | None
     warnings: tuple[str, ...]
     look: Callable[[], Seen]

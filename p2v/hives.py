@@ -16,15 +16,14 @@ import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import reduce
-from operator import xor
 from pathlib import Path
 from typing import Any
 
 from conversions.nt.registry import Value
 from conversions.protocol import GuestFiles
-from p2v import command
+from p2v import command, hive_logs
 from p2v.errors import GuestError, TargetError
+from p2v.hive_logs import BASE_SIZE, BIN_ALIGNMENT
 from p2v.model import GiB, MiB
 
 HIVE_LIMIT = 512 * MiB
@@ -33,14 +32,27 @@ CALL_SECONDS = 60.0
 """Limit of one operation; opening a hive of 100 MiB takes a second."""
 ANSWER_LIMIT = 64 * MiB
 CHILD = Path(__file__).with_name("hive_child.py")
-BASE_SIZE = 4096
-BIN_ALIGNMENT = 4096
+LOGS = (".LOG1", ".LOG2")
 MEMORY_FACTOR = 4
 """hivex keeps the hive, a map of its cells, and what it adds."""
 
 
 class _Hives(ABC):
-    """`conversions.nt.registry.HiveOpener` over whatever gives and takes files."""
+    """`conversions.nt.registry.HiveOpener` over whatever gives and takes files.
+
+    A hive that is behind its logs is opened as Windows would open it.
+    """
+
+    def __init__(self) -> None:
+        self._replayed: dict[str, None] = {}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was seen on the way, one sentence each."""
+        return tuple(
+            f"{path} was behind its log files, as those of a Windows that runs: they were read in"
+            for path in self._replayed
+        )
 
     @contextlib.contextmanager
     def read(self, path: str) -> Iterator[OpenHive]:
@@ -62,13 +74,26 @@ class _Hives(ABC):
 
     @contextlib.contextmanager
     def _opened(self, path: str) -> Iterator[tuple[Path, OpenHive]]:
-        content = self._get(path)
-        check_hive(content, path)
+        content = self._current(path)
         with tempfile.TemporaryDirectory(prefix="p2v-hive-") as folder:
             place = Path(folder) / "hive"
             place.write_bytes(content)
             with open_hive(place, path) as hive:
                 yield place, hive
+
+    def _current(self, path: str) -> bytes:
+        content = self._get(path)
+        if is_behind(content):
+            logs = [self._get(path + suffix) for suffix in LOGS if self._has(path + suffix)]
+            made = hive_logs.replay(content, logs)
+            if made is not None:
+                self._replayed[path] = None
+                content = made
+        check_hive(content, path)
+        return content
+
+    @abstractmethod
+    def _has(self, path: str) -> bool: ...
 
     @abstractmethod
     def _get(self, path: str) -> bytes: ...
@@ -81,7 +106,11 @@ class GuestHives(_Hives):
     """Hives of a mounted guest."""
 
     def __init__(self, files: GuestFiles) -> None:
+        super().__init__()
         self._files = files
+
+    def _has(self, path: str) -> bool:
+        return self._files.exists(path)
 
     def _get(self, path: str) -> bytes:
         return self._files.read(path, limit=HIVE_LIMIT)
@@ -94,7 +123,11 @@ class FolderHives(_Hives):
     """Hives in a folder of this host, by their paths relative to `root`."""
 
     def __init__(self, root: Path) -> None:
+        super().__init__()
         self._root = root
+
+    def _has(self, path: str) -> bool:
+        return self._place(path).is_file()
 
     def _get(self, path: str) -> bytes:
         try:
@@ -109,26 +142,28 @@ class FolderHives(_Hives):
         return self._root / path.lstrip("/")
 
 
+def is_behind(content: bytes) -> bool:
+    """Whether this is a hive whose last changes are in its logs only."""
+    if len(content) < BASE_SIZE or not content.startswith(b"regf"):
+        return False
+    first, second = hive_logs.sequences(content)
+    return first != second
+
+
 def check_hive(content: bytes, path: str) -> None:
     """Raise GuestError where this is no hive, is cut short, or waits for its log to be replayed."""
     if len(content) < BASE_SIZE or not content.startswith(b"regf"):
         raise GuestError(f"{path} is no registry hive")
-    first, second = struct.unpack_from("<II", content, 4)
-    if first != second or _checksum(content) != struct.unpack_from("<I", content, 508)[0]:
+    stored = struct.unpack_from("<I", content, hive_logs.PLACE_CHECKSUM)[0]
+    if is_behind(content) or hive_logs.checksum(content) != stored:
         raise GuestError(
-            f"{path} was not written to its end: changes to this registry are in its log files only",
+            f"{path} was not written to its end, and its log files do not continue it",
             hint="Start Windows once more and shut it down whole, with: shutdown /s /t 0",
         )
-    (length,) = struct.unpack_from("<I", content, 40)
+    (length,) = struct.unpack_from("<I", content, hive_logs.PLACE_LENGTH)
     if length % BIN_ALIGNMENT or not BIN_ALIGNMENT <= length <= len(content) - BASE_SIZE:
         raise _damaged(path, "it is cut short")
     _check_bins(content, length, path)
-
-
-def _checksum(content: bytes) -> int:
-    """Of the base block: the exclusive or of its first 127 numbers; 0 and -1 are never stored."""
-    total: int = reduce(xor, struct.unpack_from("<127I", content, 0))
-    return {0: 1, 0xFFFFFFFF: 0xFFFFFFFE}.get(total, total)
 
 
 def _check_bins(content: bytes, length: int, path: str) -> None:

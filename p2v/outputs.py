@@ -152,12 +152,13 @@ def _convert_guest(
     registry = tuple(
         {(one.hive, one.key.lower(), one.name): one for each in made for one in each.registry}.values()
     )
+    warnings = (*inside.warnings, *(inside.hives.warnings if inside.hives else ()))
     return tuple(
         replace(
             one,
             changes=changes,
             registry=registry,
-            warnings=(*inside.warnings, *one.warnings),
+            warnings=(*warnings, *one.warnings),
             os=machine.os,
         )
         for one in made
