@@ -14,8 +14,7 @@ import shlex
 import shutil
 import tarfile
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,21 +23,18 @@ from p2v import command
 from p2v.atomic import LockHeld, locked, write_atomically
 from p2v.errors import TargetError
 from p2v.rescue import cpio, recipe
+from p2v.rescue.install import INSTALL_SECONDS, run_mmdebstrap
 from p2v.rescue.recipe import BUILD, TreeFile
 from p2v.rescue.sources import Debian
 from p2v.run import require_space
-from p2v.ui import UI, human_time
+from p2v.ui import UI
 
-INSTALL_SECONDS = 3600.0
 TREE_SIZE = 2 << 30
 CACHE_SIZE = 1 << 30
 READY = "ready"
 KEPT = 2
-PROXIES = tuple(name for word in ("http_proxy", "https_proxy", "no_proxy") for name in (word, word.upper()))
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{1,63}")
 LOADERS = ("BOOTX64.EFI", "grubx64.efi", "mmx64.efi", "boot_hybrid.img", "eltorito.img")
-OUTPUT_TAIL = 2000
-POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +73,7 @@ def key_of(debian: Debian, packages: Sequence[str]) -> str:
     """By all that goes in, apart from the age of the packages."""
     digest = hashlib.sha256(repr((debian, sorted(packages))).encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.name in ("base.py", "cpio.py", "recipe.py") or path.name.startswith("inside_"):
+        if path.name in ("base.py", "cpio.py", "recipe.py"):
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return f"{debian.codename}-{digest.hexdigest()[:16]}"
 
@@ -135,7 +131,7 @@ def _build(debian: Debian, packages: Sequence[str], made: Path, tools: _Tools) -
     listed = work / "sources.list"
     listed.write_text("".join(source.line() + "\n" for source in debian.sources))
     argv = install_command(tools.mmdebstrap, tools.mksquashfs, packages, given=given, taken=taken)
-    _install([*argv, debian.codename, "-", str(listed)], work / "install.log")
+    run_mmdebstrap([*argv, debian.codename, "-", str(listed)], work / "install.log")
     take(taken, work / "taken")
     _pack(work / "taken" / BUILD, made)
 
@@ -170,35 +166,6 @@ def tree_archive(files: Sequence[TreeFile]) -> bytes:
                 entry.type, entry.linkname = tarfile.SYMTYPE, file.link
             archive.addfile(entry, io.BytesIO(file.content))
     return buffer.getvalue()
-
-
-def _install(argv: Sequence[str], log: Path) -> None:
-    """Ended with SIGTERM, mmdebstrap removes its tree: so it is not run as a child that is killed."""
-    with log.open("wb") as output, command.start(argv, log=output, env=_proxies()) as child:
-        code = _wait(child, INSTALL_SECONDS)
-    if code != 0:
-        said = log.read_text(errors="replace").strip()[-OUTPUT_TAIL:]
-        hint = (
-            ""
-            if os.geteuid() == 0
-            else "Without root this needs user namespaces and newuidmap (uidmap). Or: sudo"
-        )
-        raise TargetError(
-            f"mmdebstrap failed to build the rescue system (exit code {code}): {said}", hint=hint
-        )
-
-
-def _wait(child: command.Child, seconds: float) -> int:
-    deadline = time.monotonic() + seconds
-    while (code := child.poll()) is None:
-        if time.monotonic() > deadline:
-            raise TargetError(f"mmdebstrap did not finish within {human_time(seconds)}")
-        time.sleep(POLL_SECONDS)
-    return code
-
-
-def _proxies() -> Mapping[str, str]:
-    return {name: os.environ[name] for name in PROXIES if name in os.environ}
 
 
 def take(archive: Path, folder: Path) -> None:

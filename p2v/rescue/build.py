@@ -20,6 +20,7 @@ from p2v.rescue.sources import host_debian
 from p2v.run import require_space
 from p2v.ui import UI
 
+HERE = Path(__file__).parent
 OUTPUT_SIZE = 1 << 30
 SUFFIX = ".iso"
 
@@ -103,6 +104,8 @@ def write_initrd(base: Base, order: Order, place: Path) -> None:
         with base.initrd.open("rb") as opened:
             shutil.copyfileobj(opened, handle, 1 << 20)
         with cpio.Archive(handle) as archive:
+            for name in ("network", "console"):
+                archive.file(f"p2v/{name}.py", HERE / f"inside_{name}.py")
             archive.text("p2v/authorized_keys", lines.encode(), mode=0o600)
             archive.text("p2v/defaults", f"ip={order.address}\n".encode() if order.address else b"")
 

@@ -120,9 +120,12 @@ def page(found: "list[Card]", about: str, key: str, complaint: str) -> str:
     if addresses and key:
         place = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
         lines += [
-            "Type on the desktop, and compare the host key that it shows:",
+            "Type on the desktop:",
             "",
-            f"  p2v scan ssh://root@{place} --accept-new-host-key",
+            f"  p2v scan ssh://root@{place} --known-hosts rescue-keys",
+            "",
+            "It shows the host key of who answers there. If that is the one above, go on",
+            "with --accept-new-host-key behind it. Each start makes a new key.",
             "",
         ]
     lines += ["Nothing of this machine's disks is in use. Ctrl-Alt-Del restarts it.", ""]

@@ -8,26 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-HERE = Path(__file__).parent
 HOSTNAME = "rescue"
 MASK = "/dev/null"
 BUILD = "p2v-build"
 """The folder of the tree in which the build keeps what does not belong to the system."""
 
 PACKAGES = (
-    *(
-        "systemd-sysv",
-        "udev",
-        "dbus",
-        "kmod",
-        "procps",
-        "util-linux",
-        "iproute2",
-        "openssh-server",
-        "python3",
-    ),
+    *("systemd-sysv", "udev", "acpid", "kmod", "procps", "util-linux", "iproute2", "openssh-server"),
+    "python3",
     *("zstd", "xz-utils", "lvm2", "mdadm", "cryptsetup-bin"),
     *("e2fsprogs", "xfsprogs", "btrfs-progs", "ntfs-3g", "dosfstools"),
     *("fdisk", "gdisk", "parted", "efibootmgr", "pciutils", "dmidecode", "ethtool", "less"),
@@ -66,7 +55,7 @@ LEFT_OUT = (
     *("proc/*", "sys/*", "dev/*", "run/*", "tmp/*", "boot/*", f"{BUILD}", "var/cache/*", "var/log/*"),
     *("usr/lib/grub", "usr/lib/shim", "usr/share/grub", "usr/sbin/grub-*", "usr/bin/grub-*"),
     *("usr/lib/x86_64-linux-gnu/perl", "usr/share/perl", "usr/lib/udev/hwdb.bin", "usr/lib/udev/hwdb.d"),
-    *("etc/apt", "var/lib/apt", "etc/ssh/ssh_host_*"),
+    *("etc/apt", "var/lib/apt", "etc/ssh/ssh_host_*", "vmlinuz*", "initrd.img*"),
 )
 """Not in the system: what only the build needs, and host keys, which each boot makes for itself."""
 
@@ -140,7 +129,7 @@ Wants=systemd-networkd.service
 Type=oneshot
 RemainAfterExit=yes
 TimeoutStartSec=60
-ExecStart=/usr/bin/python3 -I /usr/lib/p2v/network.py
+ExecStart=/usr/bin/python3 -I /etc/p2v/network.py
 
 [Install]
 WantedBy=multi-user.target
@@ -164,7 +153,7 @@ CONSOLE_UNIT = """[Unit]
 Description=Address and host key on the console
 
 [Service]
-ExecStart=/usr/bin/python3 -I /usr/lib/p2v/console.py
+ExecStart=/usr/bin/python3 -I /etc/p2v/console.py
 Restart=always
 RestartSec=2
 
@@ -235,7 +224,7 @@ $bb mkdir /layer/upper /layer/work
 $bb mount -t overlay -o lowerdir=/lower,upperdir=/layer/upper,workdir=/layer/work system /system \\
     || fail "putting the memory above the system"
 $bb mkdir -p /system/etc/p2v
-$bb cp /p2v/* /system/etc/p2v/ || fail "copying the keys"
+$bb cp /p2v/* /system/etc/p2v/ || fail "copying keys and settings"
 $bb chmod 0600 /system/etc/p2v/authorized_keys
 for place in proc sys dev; do $bb mount -o move /$place /system/$place; done
 exec $bb switch_root /system /sbin/init
@@ -275,8 +264,6 @@ def tree_files(release: str) -> Iterator[TreeFile]:
     }
     for path, text in texts.items():
         yield TreeFile(path, text.encode())
-    for name in ("network", "console"):
-        yield TreeFile(f"usr/lib/p2v/{name}.py", (HERE / f"inside_{name}.py").read_bytes())
     yield from _masks()
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from fixtures.metal import DEFAULT_HARDWARE, Metal
 from fixtures.rescue import BuiltRescue, Firmware, Medium, Plugged, boot_rescue, rescue_build
 from p2v import command
 from p2v.accelerator import Accelerator
+from p2v.errors import ExitCode
 from p2v.journal import RECEIPT
 from p2v.model import Consistency, Receipt, Verdict
 from tests.conftest import need_tools
@@ -110,11 +112,13 @@ def started(
 
 
 def first_look(reached: Source, metal: Metal, home: Path) -> dict[str, Any]:
-    """The command of the console, and that what it remembers is what the console shows."""
+    """What the console says, word by word: the key is shown, compared, accepted, and it is that key."""
+    shown = p2v("scan", reached.url, *reached.login, home=home)
+    assert shown.code == ExitCode.TRANSPORT
+    (fingerprint,) = set(re.findall(r"SHA256:\S+", shown.stderr))
+    assert f"host key  ssh-ed25519 {fingerprint}" in metal.serial_log.read_text(errors="replace")
     looked = p2v("scan", reached.url, *reached.login, "--accept-new-host-key", "--json", home=home)
     assert looked.code == 0, looked.stderr
-    assert metal.host_key is not None
-    assert metal.host_key in reached.known_hosts.read_text()
     machine: dict[str, Any] = looked.json()["machine"]
     return machine
 

@@ -52,7 +52,7 @@ def test_only_addresses_that_others_reach_are_shown() -> None:
 def test_the_command_is_there_once_it_would_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = card(monkeypatch, tmp_path, plugged=True, address="10.77.0.15")
     text = page([found], "p2v rescue system\non a machine (BIOS)", "ssh-ed25519 SHA256:abc", "")
-    assert "  p2v scan ssh://root@10.77.0.15 --accept-new-host-key\n" in text
+    assert "  p2v scan ssh://root@10.77.0.15 --known-hosts rescue-keys\n" in text
     assert "ssh-ed25519 SHA256:abc" in text
     assert "p2v scan" not in page([found], "p2v rescue system", "", "")
     assert max(len(line) for line in text.splitlines()) < 80
