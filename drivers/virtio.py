@@ -6,6 +6,7 @@ from drivers.linux import (
     AHCI,
     E1000,
     E1000E,
+    PCNET32,
     PIIX,
     SD,
     VIRTIO_BLK,
@@ -35,6 +36,8 @@ _NICS = (
     NicChoice(NicModel.VIRTIO, (VIRTIO_PCI, VIRTIO_NET)),
     NicChoice(NicModel.E1000, (E1000,)),
     NicChoice(NicModel.E1000E, (E1000E,)),
+    # The only one of QEMU's that Windows XP and 2003 drive by themselves.
+    NicChoice(NicModel.PCNET, (PCNET32,)),
 )
 
 PACK = DriverPack("virtio", disks=(_BLK, _SCSI, _SATA, _IDE), nics=_NICS, welcome=(VIRTIO_SCSI, SD))

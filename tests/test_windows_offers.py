@@ -56,7 +56,7 @@ def planned(machine: Machine, *targets: str, shelf: DriverShelf = NO_DRIVERS, **
 @pytest.mark.parametrize(
     ("version", "target", "firmware", "bus", "nic"),
     [
-        ((5, 1, 2600), "libvirt", "bios", DiskBus.IDE, NicModel.VIRTIO),
+        ((5, 1, 2600), "libvirt", "bios", DiskBus.IDE, NicModel.PCNET),
         ((6, 1, 7601), "libvirt", "bios", DiskBus.SATA, NicModel.E1000),
         ((10, 0, 26100), "libvirt", "uefi", DiskBus.SATA, NicModel.E1000),
         ((6, 1, 7601), "vmware", "bios", DiskBus.LSI_SAS, NicModel.E1000),
@@ -73,8 +73,7 @@ def test_devices_that_windows_drives_by_itself(
     machine = windows(version, architecture=narrow, firmware=Firmware(firmware))
     plan = planned(machine, target, cpus=1, memory=GiB)
     assert plan.platform.disk_bus is bus
-    if nic is not NicModel.VIRTIO:  # XP has a card in libvirt's list for which somebody must find a driver
-        assert plan.platform.nic_model is nic
+    assert plan.platform.nic_model is nic
     wanted = find_target(target)
     changed = wanted.fit(wanted.platform, Firmware(firmware)).disk_bus is not bus
     assert any("drivers" in warning for warning in plan.warnings) >= changed

@@ -44,7 +44,9 @@ from p2v.targets.base import (
 
 FORMAT = Option("format", (ImageFormat.QCOW2, ImageFormat.RAW), "the kind of disk")
 BUS = Option("bus", (AUTO, DiskBus.VIRTIO_BLK, DiskBus.VIRTIO_SCSI, DiskBus.SATA), "the disks")
-NIC = Option("nic", (AUTO, NicModel.VIRTIO, NicModel.E1000, NicModel.E1000E), "the network card")
+NIC = Option(
+    "nic", (AUTO, NicModel.VIRTIO, NicModel.E1000, NicModel.E1000E, NicModel.PCNET), "the network card"
+)
 
 BUSES = {DiskBus.VIRTIO_BLK: "virtio", DiskBus.VIRTIO_SCSI: "scsi", DiskBus.SATA: "sata"}
 MAX_DISKS = {DiskBus.VIRTIO_BLK: 20, DiskBus.VIRTIO_SCSI: 250, DiskBus.SATA: 6}
@@ -171,7 +173,7 @@ def _disk(disk: VirtualDisk, index: int) -> Document:
 
 
 def _interface(nic: VirtualNic, index: int) -> Document:
-    if nic.model not in (NicModel.VIRTIO, NicModel.E1000, NicModel.E1000E):
+    if nic.model not in (NicModel.VIRTIO, NicModel.E1000, NicModel.E1000E, NicModel.PCNET):
         raise TargetError(f"KubeVirt has no {nic.model} network card")
     way: Document = {"masquerade": {}} if index == 0 else {"bridge": {}}
     return {"name": f"net{index}", "model": nic.model.value, "macAddress": nic.mac, **way}

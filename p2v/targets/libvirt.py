@@ -52,7 +52,9 @@ MAX_NICS = 20
 
 FORMAT = Option("format", (ImageFormat.QCOW2, ImageFormat.RAW), "the kind of disk")
 BUS = Option("bus", (AUTO, DiskBus.VIRTIO_BLK, DiskBus.VIRTIO_SCSI, DiskBus.SATA, DiskBus.IDE), "the disks")
-NIC = Option("nic", (AUTO, NicModel.VIRTIO, NicModel.E1000E, NicModel.E1000), "the network card")
+NIC = Option(
+    "nic", (AUTO, NicModel.VIRTIO, NicModel.E1000E, NicModel.E1000, NicModel.PCNET), "the network card"
+)
 
 _BASE = Platform(
     name="libvirt",

@@ -42,7 +42,9 @@ from p2v.targets.guests import is_windows
 
 FORMAT = Option("format", (ImageFormat.QCOW2, ImageFormat.RAW), "the kind of disk; raw for Ceph")
 BUS = Option("bus", (AUTO, DiskBus.VIRTIO_SCSI, DiskBus.VIRTIO_BLK, DiskBus.SATA, DiskBus.IDE), "the disks")
-NIC = Option("nic", (AUTO, NicModel.VIRTIO, NicModel.E1000, NicModel.E1000E), "the network card")
+NIC = Option(
+    "nic", (AUTO, NicModel.VIRTIO, NicModel.E1000, NicModel.E1000E, NicModel.PCNET), "the network card"
+)
 
 BUSES = {
     DiskBus.VIRTIO_SCSI: "scsi",
@@ -118,7 +120,7 @@ def _bus(vm: VirtualMachine) -> DiskBus:
 
 def _card(vm: VirtualMachine) -> str:
     for nic in vm.nics:
-        if nic.model not in (NicModel.VIRTIO, NicModel.E1000, NicModel.E1000E):
+        if nic.model not in (NicModel.VIRTIO, NicModel.E1000, NicModel.E1000E, NicModel.PCNET):
             raise TargetError(f"OpenStack has no {nic.model} network card")
     return (vm.nics[0].model if vm.nics else PLATFORM.nic_model).value
 

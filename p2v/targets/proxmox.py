@@ -43,7 +43,9 @@ from p2v.targets.guests import guest_names
 
 FORMAT = Option("format", (ImageFormat.QCOW2, ImageFormat.RAW), "the kind of disk")
 BUS = Option("bus", (AUTO, DiskBus.VIRTIO_SCSI, DiskBus.VIRTIO_BLK, DiskBus.SATA, DiskBus.IDE), "the disks")
-NIC = Option("nic", (AUTO, NicModel.VIRTIO, NicModel.E1000, NicModel.E1000E), "the network card")
+NIC = Option(
+    "nic", (AUTO, NicModel.VIRTIO, NicModel.E1000, NicModel.E1000E, NicModel.PCNET), "the network card"
+)
 
 PREFIX = {
     DiskBus.VIRTIO_SCSI: "scsi",
@@ -136,7 +138,7 @@ def _serial(disk: VirtualDisk) -> str:
 
 
 def _card(nic: VirtualNic) -> str:
-    if nic.model not in (NicModel.VIRTIO, NicModel.E1000, NicModel.E1000E):
+    if nic.model not in (NicModel.VIRTIO, NicModel.E1000, NicModel.E1000E, NicModel.PCNET):
         raise TargetError(f"Proxmox has no {nic.model} network card")
     return f"{nic.model}={nic.mac.upper()}"
 

@@ -42,7 +42,9 @@ BUS = Option(
     (AUTO, DiskBus.VIRTIO_BLK, DiskBus.VIRTIO_SCSI, DiskBus.SATA, DiskBus.IDE),
     "what the guest is made to boot from",
 )
-NIC = Option("nic", (AUTO, NicModel.VIRTIO, NicModel.E1000, NicModel.E1000E), "the network card")
+NIC = Option(
+    "nic", (AUTO, NicModel.VIRTIO, NicModel.E1000, NicModel.E1000E, NicModel.PCNET), "the network card"
+)
 
 _BASE = Platform(
     name="raw",

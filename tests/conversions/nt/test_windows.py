@@ -45,7 +45,7 @@ class Case:
 
 
 CASES = (
-    Case("xp", "libvirt", DiskBus.IDE, NicModel.E1000E, IDE),
+    Case("xp", "libvirt", DiskBus.IDE, NicModel.PCNET, IDE),
     Case("xp", "libvirt", DiskBus.VIRTIO_BLK, NicModel.VIRTIO, ("viostor",), "virtio"),
     Case("xp", "vmware", DiskBus.LSI_LOGIC, NicModel.PCNET, ("symmpi",), "vmware"),
     Case("xp", "hyperv", DiskBus.IDE, NicModel.TULIP, IDE),
