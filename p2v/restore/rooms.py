@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from p2v.atomic import write_atomically
 from p2v.disk.copy import Progress
 from p2v.disk.used import disk_map
-from p2v.errors import LicenseError, TargetError, TransportError, UsageError
+from p2v.errors import ConnectionLost, LicenseError, TargetError, TransportError, UsageError
 from p2v.guest_unlock import Keys
 from p2v.house import House, Source
 from p2v.journal import read_note, to_json
@@ -44,6 +45,7 @@ from p2v.restore.runs import (
 from p2v.restore.sources import Images, find_images, index_of, is_run, measured_images, open_source
 from p2v.restore.writing import DiskJob, DiskWriter, DiskWritten
 from p2v.run import read_receipt
+from p2v.transports.writer_frames import DiskBusy
 from p2v.ui import Phase
 
 SAMPLE_BLOCKS = 8
@@ -210,9 +212,18 @@ def _write_disk(
         return read_note(WRITTEN, note)[0]
     journal = note.with_suffix(".written")
 
+    tries = count(1)
+
     def attempt() -> DiskWritten:
-        with opened_disk(run, move, disk, source) as (job, writer):
-            return _write_and_read_back(job, writer, house)
+        again = next(tries) > 1
+        try:
+            with opened_disk(run, move, disk, source) as (job, writer):
+                return _write_and_read_back(job, writer, house)
+        except DiskBusy as error:
+            if not again:
+                raise
+            # By the writer of the line that broke, until it has noticed that.
+            raise ConnectionLost(error.message, hint=error.hint) from error
 
     started = time.monotonic()
     done = source.retrying(

@@ -13,6 +13,7 @@ the disk for the digests of these, sends what differs, and never believes the no
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -33,7 +34,7 @@ TAIL = 1 * MiB
 """The end of a disk, where labels of old contents stand: a backup GPT, metadata of arrays."""
 
 NARROWED, NARROWED_AT_ONCE = 4096, 64
-"""Blocks that are compared in pieces, at the most and at a time."""
+"""Blocks that are compared in pieces, at the most and at a time; of more, the others are sent whole."""
 
 FORGET_STEP = 16 * GiB
 """How much a disk is told to forget at a time: it may take seconds, and the line must not fall silent."""
@@ -102,6 +103,7 @@ class DiskWriter:
         self.progress: Progress = nobody
         self._table = DigestTable(job.size)
         self._same = BlockSet(job.size)
+        self._narrowed: dict[int, BlockRequest] = {}
         self._packer = Packer(job.device, client.packs)
         self._wire = self._sent = self._kept = 0
         self._started = time.monotonic()
@@ -148,10 +150,11 @@ class DiskWriter:
                 self._keep(request)
             elif self._job.compare:
                 differ[request.index] = (request, digest)
-        narrowed = self._narrow(self._really(differ)) if differ else {}
+        first = dict(itertools.islice(differ.items(), NARROWED))
+        self._narrowed = self._narrow(self._really(first)) if first else {}
         for request in self._job.requests():
             if request.index not in self._same:
-                yield narrowed.get(request.index, request)
+                yield self._narrowed.get(request.index, request)
 
     def _keep(self, request: BlockRequest) -> None:
         self._same.add(request.index)
@@ -183,9 +186,9 @@ class DiskWriter:
         return left
 
     def _narrow(self, requests: Sequence[BlockRequest]) -> dict[int, BlockRequest]:
-        """Of blocks that differ, the pieces that do; of very many, only the first are cut."""
+        """Of blocks that differ, the pieces that do."""
         found: dict[int, BlockRequest] = {}
-        for first in range(0, min(len(requests), NARROWED), NARROWED_AT_ONCE):
+        for first in range(0, len(requests), NARROWED_AT_ONCE):
             found |= self._narrow_some(requests[first : first + NARROWED_AT_ONCE])
         return found
 
@@ -227,7 +230,7 @@ class DiskWriter:
     def _noted(self, blocks: Iterable[PackedBlock]) -> Iterator[PackedBlock]:
         """Digests of whole blocks are kept for reading back; those of pieces are known from comparing."""
         for block in blocks:
-            if not self._job.compare:
+            if block.request.index not in self._narrowed:
                 self._table[block.request.index] = block.digest
             yield block
 

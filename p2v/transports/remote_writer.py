@@ -37,6 +37,7 @@ import queue
 import stat
 import struct
 import threading
+import time
 import zlib
 
 MAGIC = b"\x00P2V1\x00"
@@ -47,7 +48,7 @@ SPAN = struct.Struct("!QB")
 RESPONSE = struct.Struct("!BIBII32s")
 OP_OPEN, OP_HASH, OP_QUIT = 1, 3, 6
 OP_WRITE, OP_CLEAR, OP_FLUSH, OP_REREAD, OP_TRY = 8, 9, 10, 11, 12
-STATUS_OK, STATUS_ERROR, STATUS_REFUSED, STATUS_DIFFERS = 0, 1, 4, 3
+STATUS_OK, STATUS_ERROR, STATUS_DIFFERS, STATUS_REFUSED, STATUS_BUSY = 0, 1, 3, 4, 5
 CODEC_NONE, CODEC_ZLIB, CODEC_ZERO, CODEC_ZSTD = 0, 1, 2, 3
 CLEAR_FORGET, CLEAR_ZERO = 0, 1
 MAX_LENGTH = 16 * 1024 * 1024
@@ -57,6 +58,7 @@ ZEROS = memoryview(mmap.mmap(-1, 1024 * 1024, mmap.MAP_PRIVATE | mmap.MAP_ANONYM
 WORKERS = min(4, os.cpu_count() or 1)
 BUFFERS = WORKERS + 4
 CLEAR_STEP = 256 * 1024 * 1024
+IDLE_SECONDS = 120.0
 # linux/fs.h: _IO(0x12, …).
 BLKRRPART, BLKFLSBUF, BLKSSZGET, BLKDISCARD, BLKZEROOUT = 0x125F, 0x1261, 0x1268, 0x1277, 0x127F
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL)
@@ -64,6 +66,10 @@ UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL)
 
 class Refused(Exception):
     """The disk is not the one of the plan, or somebody uses it; nothing was written."""
+
+
+class Busy(Refused):
+    """Somebody uses the disk, perhaps a writer whose line broke a moment ago."""
 
 
 class Differs(Exception):
@@ -76,16 +82,29 @@ class Line:
     def __init__(self, source: io.BufferedReader, sink: int) -> None:
         self.source = source
         self.sink = sink
+        self.waiting = 0.0
 
     def read(self, size: int) -> bytes:
+        self.waiting = time.monotonic()
         data = self.source.read(size)
+        self.waiting = 0.0
         if len(data) != size:
             raise EOFError("the line ended")
         return data
 
+    def end_when_silent(self) -> None:
+        """A line that broke without a word would keep the disks locked for hours."""
+        while True:
+            time.sleep(min(1.0, IDLE_SECONDS / 4))
+            since = self.waiting
+            if since and time.monotonic() - since > IDLE_SECONDS:
+                os._exit(1)
+
     def readinto(self, view: memoryview) -> None:
         while len(view):
+            self.waiting = time.monotonic()
             got = self.source.readinto(view)
+            self.waiting = 0.0
             if not got:
                 raise EOFError("the line ended")
             view = view[got:]
@@ -293,6 +312,7 @@ class Job:
 
     def fail(self, error: Exception) -> None:
         status = STATUS_REFUSED if isinstance(error, Refused) else STATUS_ERROR
+        status = STATUS_BUSY if isinstance(error, Busy) else status
         status = STATUS_DIFFERS if isinstance(error, Differs) else status
         self.answer(status, NO_DIGEST, str(error).encode("utf-8", "replace")[:2000])
 
@@ -308,6 +328,7 @@ class Server:
         self.work = queue.Queue()  # type: queue.Queue[Job]
         self.order = queue.Queue(4 * BUFFERS)  # type: queue.Queue[Job | None]
         self.answering = self.start(self.answer_all)
+        self.start(self.line.end_when_silent)
         for _ in range(WORKERS):
             self.start(self.do_all)
 

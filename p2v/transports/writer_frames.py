@@ -19,6 +19,10 @@ CONTENT = struct.Struct("!BI32s")
 SPAN = struct.Struct("!QB")
 
 
+class DiskBusy(PlanRefused):
+    """Somebody uses a disk; after a lost connection perhaps the writer of before, which ends soon."""
+
+
 class WriterOp(IntEnum):
     OPEN = 1
     HASH = 3
@@ -35,6 +39,7 @@ class WriterStatus(IntEnum):
     ERROR = 1
     DIFFERS = 3
     REFUSED = 4
+    BUSY = 5
 
 
 class Clear(IntEnum):
@@ -115,6 +120,8 @@ def refuse(answer: Answer, said: bytes, what: str) -> None:
     match answer.status:
         case WriterStatus.OK:
             return
+        case WriterStatus.BUSY:
+            raise DiskBusy(words, hint="Is the machine started from the rescue system? p2v rescue build")
         case WriterStatus.REFUSED:
             raise PlanRefused(words, hint="Look at what is there: p2v scan ssh://RESCUE")
         case WriterStatus.DIFFERS:

@@ -127,6 +127,15 @@ def test_only_what_differs_travels(sshd: Sshd, image: Path, target: Path) -> Non
     assert done.verified_size == 2 * BLOCK_SIZE
 
 
+def test_very_much_that_differs_is_sent_whole(
+    sshd: Sshd, image: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2v.restore.writing.NARROWED", 2)
+    done = write(sshd, image, Disk(str(target), SIZE), compare=True)
+    assert used_of(target.read_bytes()) == used_of(image.read_bytes())
+    assert done.sent_size == done.data_size
+
+
 def test_an_index_of_more_than_is_used_costs_no_block(sshd: Sshd, image: Path, target: Path) -> None:
     """Digests of a capture are of whole blocks; the map of today may find less used in them."""
     table = digests.DigestTable(SIZE - 8 * KiB)

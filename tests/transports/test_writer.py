@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,17 @@ def test_nonsense_is_the_machines_fault(answers: bytes) -> None:
 def test_a_refusal_touches_nothing_and_says_so() -> None:
     with pytest.raises(PlanRefused, match="is in use"):
         client(answer(4, 1, b"/dev/sda is in use")).open(Disk("/dev/sda", 4096))
+
+
+def test_a_silent_line_lets_the_disks_go() -> None:
+    """A cable that was pulled out is noticed by nobody; the next try must find the disks free."""
+    script = Path(str(remote_writer.__file__)).read_text()
+    assert script.count("IDLE_SECONDS = 120.0") == 1
+    script = script.replace("IDLE_SECONDS = 120.0", "IDLE_SECONDS = 0.4")
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.wait(timeout=20) == 1
 
 
 def written(answers: bytes) -> list[BlockRequest]:
