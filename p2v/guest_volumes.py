@@ -6,7 +6,8 @@ The volume of Windows and the one with its loader have no folder for one another
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from conversions.nt.places import BOOT, ESP, ROOT
 from p2v.errors import GuestError
@@ -14,6 +15,18 @@ from p2v.guest import READ_LIMIT, Guest
 
 MOUNT_POINTS = {ROOT: "/p2v-root", ESP: "/p2v-esp", BOOT: "/p2v-boot"}
 """In the appliance, where nothing else is mounted then."""
+
+
+@contextmanager
+def _own_names() -> Iterator[None]:
+    """Errors name the guest's places, not those of the appliance."""
+    try:
+        yield
+    except GuestError as error:
+        message = error.message
+        for place, point in MOUNT_POINTS.items():
+            message = message.replace(point, place.rstrip("/"))
+        raise GuestError(message, hint=error.hint) from error
 
 
 class Volumes:
@@ -27,50 +40,63 @@ class Volumes:
         self._guest = guest
         self._devices = dict(devices)
 
+    @_own_names()
     def exists(self, path: str) -> bool:
         return self._guest.exists(self._inner(path))
 
+    @_own_names()
     def is_dir(self, path: str) -> bool:
         return self._guest.is_dir(self._inner(path))
 
+    @_own_names()
     def size(self, path: str) -> int:
         return self._guest.size(self._inner(path))
 
+    @_own_names()
     def read(self, path: str, *, limit: int = READ_LIMIT) -> bytes:
         return self._guest.read(self._inner(path), limit=limit)
 
+    @_own_names()
     def read_start(self, path: str, *, count: int) -> bytes:
         return self._guest.read_start(self._inner(path), count=count)
 
+    @_own_names()
     def write(self, path: str, content: bytes) -> None:
         # In place: a new file under the old name would have neither its descriptor of who may use it nor its
         # short name.
         self._guest.overwrite(self._own(path), content)
 
+    @_own_names()
     def mkdir(self, path: str) -> None:
         self._guest.mkdir(self._own(path))
 
+    @_own_names()
     def remove(self, path: str) -> None:
         self._guest.remove(self._inner(path))
 
+    @_own_names()
     def glob(self, pattern: str) -> list[str]:
         place, inner = self._place(pattern), self._inner(pattern)
         point = MOUNT_POINTS[place]
         found = self._guest.glob(inner)
         return [posixpath.join(place, path.removeprefix(point).lstrip("/")) for path in found]
 
+    @_own_names()
     def sha256(self, path: str) -> str:
         return self._guest.sha256(self._inner(path))
 
+    @_own_names()
     def copy(self, source: str, destination: str) -> None:
         self._guest.copy(self._inner(source), self._own(destination))
 
+    @_own_names()
     def move(self, source: str, destination: str) -> None:
         self._guest.move(self._inner(source), self._own(destination))
 
     def run(self, argv: Sequence[str]) -> str:
         raise GuestError(f"Nothing of a Windows guest can be run here ({argv[0]})")
 
+    @_own_names()
     def free_space(self, path: str) -> int:
         return self._guest.free_space(self._inner(path))
 

@@ -170,6 +170,9 @@ def look(files: Volumes, hives: GuestHives, root: WindowsRoot, firmware: Firmwar
     paths = WindowsPaths(files)
     config = paths.find(f"{root.folder}/System32/config")
     system_path, software_path = (paths.find(f"{config}/{name}") for name in ("SYSTEM", "SOFTWARE"))
+    missing = [path for path in (system_path, software_path) if not files.exists(path)]
+    if missing:
+        raise GuestError(f"The Windows in {root.folder} has no {missing[0]}", hint=MEND)
     program = _program(files, paths, root)
     with hives.read(system_path) as system, hives.read(software_path) as software:
         found = identify(system, software, root=root.folder, program=program)

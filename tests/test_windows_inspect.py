@@ -325,6 +325,25 @@ def test_a_32_bit_windows_on_uefi_starts_nowhere() -> None:
     assert list(about_architecture(narrow, Firmware.BIOS)) == []
 
 
+@pytest.mark.parametrize("lost", ["SYSTEM", "SOFTWARE"])
+def test_a_registry_that_is_no_more_than_a_file(tmp_path: Path, lost: str) -> None:
+    """What an error names is a place of the guest."""
+    guest = VolumeGuest(tmp_path, "/dev/sda1")
+    registry(tmp_path / "sda1", "Windows/System32")
+    config = tmp_path / "sda1" / "Windows" / "System32" / "config"
+    (config / "SOFTWARE").write_bytes(b"regf")
+    inside = open_system(guest.as_guest(), machine=None)
+    with pytest.raises(GuestError, match="/Windows/System32/config") as caught:
+        inside.look()
+    assert "p2v-root" not in str(caught.value)
+    (config / lost).unlink()
+    with pytest.raises(GuestError, match=f"has no /Windows/System32/config/{lost}"):
+        inside.look()
+    with pytest.raises(GuestError) as raised:
+        inside.files.read(f"/Windows/System32/config/{lost}")
+    assert "p2v-root" not in str(raised.value)
+
+
 CARD = "{4b8f2f1c-1111-2222-3333-444455556666}"
 DEVICE = "PCI\\VEN_8086&DEV_10D3\\000C29FFFF61A20000"
 
