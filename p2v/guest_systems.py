@@ -55,7 +55,8 @@ def open_system(guest: Guest, *, machine: Machine | None = None, keys: Keys | No
         root = mount_root(guest, machine=machine, keys=keys)
     except NoSystem:
         guest.unmount_all()
-        found = find_windows(guest, machine)
+        # A Windows beside a Linux that nobody can open is not what was asked for.
+        found = () if guest.encrypted_devices() else find_windows(guest, machine)
         if not found:
             raise
         return _open_windows(guest, found, machine)

@@ -63,6 +63,7 @@ class VolumeGuest(TreeGuest):
         if active:
             self.sector[430 + 16 * active] = 0x80
         self.locked = ""
+        self.kinds: dict[str, str] = {}
         for device in devices:
             self.volume(device).mkdir(parents=True, exist_ok=True)
 
@@ -108,7 +109,10 @@ class VolumeGuest(TreeGuest):
         return bytes(self.sector)[offset : offset + count]
 
     def filesystems(self) -> tuple[tuple[str, str], ...]:
-        return tuple((device, "ntfs") for device in self.devices)
+        return tuple((device, self.kinds.get(device, "ntfs")) for device in self.devices)
+
+    def encrypted_devices(self) -> tuple[str, ...]:
+        return tuple(device for device, kind in self.kinds.items() if kind == "crypto_LUKS")
 
     def partition_device(self, index: int, number: int) -> str:
         return f"/dev/sd{'abcd'[index]}{number or ''}"
@@ -151,6 +155,19 @@ def test_of_two_on_a_volume_the_one_that_the_loader_starts(tmp_path: Path) -> No
     loader = "[boot loader]\r\ndefault=multi(0)disk(0)rdisk(0)partition(1)\\WINNT.0\r\n"
     (tmp_path / "sda1" / "Boot.ini").write_bytes(loader.encode("cp1252"))
     assert find_windows(guest.as_guest(), None)[0].folder == "/WINNT.0"
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_beside_other_filesystems(tmp_path: Path, *, locked: bool) -> None:
+    """Beside data of a Linux it is the system; beside a Linux that is locked it is not what was meant."""
+    guest = VolumeGuest(tmp_path, "/dev/sda1", "/dev/sda2")
+    registry(tmp_path / "sda1", "Windows/System32")
+    guest.kinds = {"/dev/sda2": "crypto_LUKS" if locked else "ext4"}
+    if locked:
+        with pytest.raises(GuestError, match="LUKS"):
+            open_system(guest.as_guest(), machine=None)
+    else:
+        assert open_system(guest.as_guest(), machine=None).files.exists("/Windows")
 
 
 def test_two_systems_are_refused(tmp_path: Path) -> None:
