@@ -28,6 +28,7 @@ def inject(work: WindowsWork, index: DriverIndex, package: DriverPackage, reason
     services = boot_services(package)
     if not services:
         raise GuestError(f"{package.inf} has no driver that could be started at boot")
+    work.changes.warn_all(package.warnings)
     _copy_drivers(work, index, package, reason)
     if critical_devices.is_used(work):
         owner = package.name.lower()

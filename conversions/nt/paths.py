@@ -6,6 +6,9 @@ import posixpath
 
 from conversions.protocol import GuestFiles
 
+NAME_LIMIT = 255
+"""Bytes of a name that the kernel takes which mounts the disk (limits.h, NAME_MAX)."""
+
 
 class WindowsPaths:
     """Finds files by names in any case. What was found is remembered; what was not is looked for again."""
@@ -22,13 +25,18 @@ class WindowsPaths:
         folder, name = posixpath.split(posixpath.normpath("/" + path.replace("\\", "/").lstrip("/")))
         return self._find(posixpath.join(folder, name))
 
+    def exists(self, path: str) -> bool:
+        """Whether something is there; a name that no file can have is of none."""
+        found = self.find(path)
+        return all(map(_possible, found.split("/"))) and self._guest.exists(found)
+
     def _find(self, path: str) -> str:
         known = self._known.get(path.lower())
         if known is not None and (known == "/" or self._guest.exists(known)):
             return known
         folder, name = posixpath.split(path)
         parent = self._find(folder)
-        found = self._listed(parent, name)
+        found = self._listed(parent, name) if _possible(name) else ""
         if found:
             self._known[path.lower()] = found
         return found or posixpath.join(parent, name)
@@ -40,6 +48,10 @@ class WindowsPaths:
             return exact
         pattern = "".join(_either_case(char) for char in name)
         return next(iter(self._guest.glob(posixpath.join(_escaped(parent), pattern))), "")
+
+
+def _possible(name: str) -> bool:
+    return len(name.encode("utf-8", "surrogatepass")) <= NAME_LIMIT and "\0" not in name
 
 
 def _either_case(char: str) -> str:

@@ -79,15 +79,15 @@ def dword(name: str, number: int) -> Value:
 
 
 def sz(name: str, text: str) -> Value:
-    return Value(name, ValueType.SZ, f"{text}\0".encode("utf-16-le"))
+    return Value(name, ValueType.SZ, _encoded(f"{text}\0"))
 
 
 def expand_sz(name: str, text: str) -> Value:
-    return Value(name, ValueType.EXPAND_SZ, f"{text}\0".encode("utf-16-le"))
+    return Value(name, ValueType.EXPAND_SZ, _encoded(f"{text}\0"))
 
 
 def multi_sz(name: str, texts: Sequence[str]) -> Value:
-    return Value(name, ValueType.MULTI_SZ, "".join(f"{text}\0" for text in (*texts, "")).encode("utf-16-le"))
+    return Value(name, ValueType.MULTI_SZ, _encoded("".join(f"{text}\0" for text in (*texts, ""))))
 
 
 def binary(name: str, data: bytes) -> Value:
@@ -138,3 +138,8 @@ class HiveOpener(Protocol):
 
 def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def _encoded(text: str) -> bytes:
+    """Half a surrogate pair comes back as it was read: a registry may hold one."""
+    return text.encode("utf-16-le", "surrogatepass")

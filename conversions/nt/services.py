@@ -27,11 +27,11 @@ def has_service(work: WindowsWork, name: str) -> bool:
 
 
 def has_file(work: WindowsWork, key: str, name: str) -> bool:
-    return work.guest.exists(driver_file(work, key, name))
+    return work.paths.exists(driver_file(work, key, name))
 
 
 def driver_file(work: WindowsWork, key: str, name: str) -> str:
-    """Where the guest has the file of a driver, by ImagePath; without one it is System32\\drivers\\NAME.sys."""
+    """Where the file of a driver is, by ImagePath; without one it is System32\\drivers\\NAME.sys."""
     text = text_of(work.system, key, "ImagePath") or f"System32\\drivers\\{name}.sys"
     lower = text.lower().replace("/", "\\")
     for start in ("\\systemroot\\", "%systemroot%\\"):
@@ -58,7 +58,7 @@ def start_at_boot(work: WindowsWork, name: str, reason: str) -> bool:
 
 
 def need_room(work: WindowsWork, size: int) -> None:
-    """Raises GuestError where the volume of Windows has not `size` bytes and as much again as Windows needs."""
+    """Raises GuestError where the volume of Windows has not `size` bytes, and what Windows needs beside."""
     free = work.guest.free_space(work.in_windows())
     if free < size + SPARE:
         raise GuestError(

@@ -31,7 +31,7 @@ def chosen(target: str, system: WindowsSystem, index: DriverIndex | None = None)
 @pytest.mark.parametrize(
     ("target", "system", "bus", "nic"),
     [
-        ("libvirt", XP, DiskBus.IDE, NicModel.E1000E),
+        ("libvirt", XP, DiskBus.IDE, NicModel.PCNET),
         ("libvirt", SEVEN, DiskBus.SATA, NicModel.E1000),
         ("libvirt", TEN, DiskBus.SATA, NicModel.E1000),
         ("vmware", XP, DiskBus.LSI_LOGIC, NicModel.PCNET),

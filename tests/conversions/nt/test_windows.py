@@ -6,6 +6,7 @@ wrote it. What a receipt does not say must be as it was.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from drivers.inf.index import DriverIndex
-from fixtures.windows import guests
+from drivers.inf.index import DriverIndex, read_index
+from drivers.inf.model import Architecture
+from fixtures.windows import guests, packs, programs
 from fixtures.windows.hive import editing
 from fixtures.windows.spec import GUESTS
 from p2v.errors import GuestError
@@ -268,6 +270,33 @@ def test_windows_that_a_pack_has_nothing_for(folder: Path, tmp_path: Path) -> No
     conversion = convert(guest, "xp", platform_of("vmware"), pack_index("vmware", folder))
     assert conversion.disk_bus is DiskBus.LSI_LOGIC
     assert any("pvscsi" in warning for warning in conversion.warnings)
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        (programs.unsigned(Architecture.X86), "is for x86, not for amd64"),
+        (programs.unsigned(Architecture.AMD64), "not signed"),
+    ],
+    ids=["x86", "unsigned"],
+)
+def test_a_driver_that_windows_would_not_load_is_not_put_in(
+    program: bytes, said: str, tmp_path: Path
+) -> None:
+    folder = packs.virtio(tmp_path / "pack", programs.bare)
+    for path in folder.glob("viostor/w10/amd64/*"):
+        if path.suffix == ".sys":
+            path.write_bytes(program)
+        elif path.suffix == ".inf":
+            path.write_text(path.read_text().replace("CatalogFile", "; CatalogFile"))
+    for other in (folder / "vioscsi", *folder.glob("viostor/*/*")):
+        if other != folder / "viostor" / "w10" / "amd64":
+            shutil.rmtree(other)
+    guest = guest_tree("10", tmp_path)
+    conversion = convert(guest, "10", platform_of("libvirt"), read_index(folder))
+    assert conversion.disk_bus is DiskBus.SATA
+    assert any(said in warning for warning in conversion.warnings)
+    assert read_key(hive(guest), "ControlSet001\\Services\\viostor") is None
 
 
 def test_a_full_volume_is_refused_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
