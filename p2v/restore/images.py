@@ -38,6 +38,7 @@ def make_overlay(source: SourceDisk, overlay: Path, size: int) -> None:
         larger,
     ]
     overlay.unlink(missing_ok=True)
+    overlay.touch(mode=0o600)  # password files of the guest are in it
     command.check(argv, timeout=CREATE_SECONDS, reason=f"make an overlay on {source.path}")
 
 

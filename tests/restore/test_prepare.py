@@ -57,6 +57,7 @@ def test_a_disk_that_grows_gets_the_table_at_its_end(tmp_path: Path, house: Hous
     before = sha256(plan.moves[0].source.path)
     (disk,) = prepare(plan, tmp_path, house, Keys()).disks
     assert disk.size == SIZE + 100 * MiB
+    assert disk.path.stat().st_mode & 0o077 == 0
     result = tmp_path / "result.raw"
     command.check(["qemu-img", "convert", "-O", "raw", disk.path, result], timeout=60, reason="read")
     assert result.stat().st_size == disk.size
