@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from conversions import alpine, arch, debian, generic, redhat, suse, windows
+from conversions.nt.disk_ids import Move
 from conversions.nt.registry import HiveOpener
 from conversions.protocol import GuestFiles
 from conversions.request import Request
@@ -57,11 +58,13 @@ def convert(
     first_boot: bytes = b"",
     hives: HiveOpener | None = None,
     index: DriverIndex | None = None,
+    moves: Sequence[Move] = (),
 ) -> Conversion:
     """Make a mounted guest boot on `platform`, and say what it can use there.
 
     `clean_up` is what the user chose beyond that; `first_boot` is the content of the script that it names.
-    `hives` opens the registry of a Windows; `index` holds the drivers that the user gave for it.
+    `hives` opens the registry of a Windows; `index` holds the drivers that the user gave for it, and
+    `moves` the partitions that get another name in their table.
 
     `machine` holds the captured disks only, in the order of the images, and its system. Raises GuestError
     where no family serves the system, or where its conversion finds that it cannot work.
@@ -71,7 +74,16 @@ def convert(
         if family.name == name:
             wishes = clean_up or CleanUp()
             request = Request(
-                machine, tuple(nics), firmware, platform, pack, wishes, first_boot, hives=hives, index=index
+                machine,
+                tuple(nics),
+                firmware,
+                platform,
+                pack,
+                wishes,
+                first_boot,
+                hives=hives,
+                index=index,
+                moves=tuple(moves),
             )
             return family.convert(guest, request)
     system = machine.os.name if machine.os else "An unknown system"

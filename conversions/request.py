@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from conversions.nt.disk_ids import Move
 from conversions.nt.registry import HiveOpener
 from drivers.inf.index import DriverIndex
 from drivers.pack import DriverPack, LinuxDriver
@@ -15,7 +16,8 @@ class Request:
     """`machine` holds the disks that were captured, no others, and the system that is on them.
 
     `first_boot` is the content of the script that `clean_up` names. A Windows needs `hives`, and
-    `index` holds the drivers that the user gave for it.
+    `index` holds the drivers that the user gave for it. `moves` are partitions that have, or will have,
+    another name in their table than in `machine`.
     """
 
     machine: Machine
@@ -27,6 +29,7 @@ class Request:
     first_boot: bytes = b""
     hives: HiveOpener | None = None
     index: DriverIndex | None = None
+    moves: tuple[Move, ...] = ()
 
     @property
     def linux_drivers(self) -> tuple[LinuxDriver, ...]:

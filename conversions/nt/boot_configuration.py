@@ -64,7 +64,11 @@ def default_entry(store: Readable) -> DefaultEntry | None:
 
 
 def step(work: WindowsWork) -> None:
-    """Look whether the boot configuration fits the machine; only what is known to stop a boot is changed."""
+    """Look whether the boot configuration fits the machine; only what is known to stop a boot is changed.
+
+    Raises GuestError where it must follow partitions that were renamed, and cannot.
+    """
+    repair(work, work.request.moves)
     if work.windows.major < 6:
         return
     found = stores(work)
@@ -106,7 +110,8 @@ def repair_store(store: RegistryEdits, table: Mapping[Place, Place]) -> None:
 
 
 def _check(work: WindowsWork, path: str, entry: DefaultEntry | None) -> None:
-    known = places(work.request.machine.disks)
+    renamed = {move.old: move.new for move in work.request.moves}
+    known = {renamed.get(place, place) for place in places(work.request.machine.disks)}
     if entry is None:
         work.warn(f"{path} does not say which Windows is started by default")
         return

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
+from conversions.nt.disk_ids import MbrPlace, place_of
 from conversions.nt.places import BOOT, ROOT, VolumeBytes
 from conversions.nt.work import WindowsWork
 from conversions.protocol import GuestFiles
@@ -99,9 +100,10 @@ def _mend(work: WindowsWork, volumes: VolumeBytes, place: str) -> None:
         return
     disk, partition = hits[0]
     heads = heads_of(disk.size) if work.windows.major < 6 else None
+    hidden = _start(work, disk, partition) // found.sector_size
     for offset in _copies(volumes, place, found, partition):
         before = volumes.read_volume(place, offset, SIZE)
-        after = corrected(before, hidden=partition.start // found.sector_size, heads=heads)
+        after = corrected(before, hidden=hidden, heads=heads)
         if after != before:
             volumes.write_volume(place, offset, after)
             where = "boot sector" if offset == 0 else "backup of the boot sector"
@@ -117,8 +119,15 @@ def _whereabouts(work: WindowsWork, found: BootSector) -> list[tuple[Disk, Parti
         for disk in work.request.machine.disks
         for partition in disk.partitions
         if partition.filesystem and partition.filesystem.uuid.upper() == name
-        if partition.start // found.sector_size < 1 << 32
+        if _start(work, disk, partition) // found.sector_size < 1 << 32
     ]
+
+
+def _start(work: WindowsWork, disk: Disk, partition: Partition) -> int:
+    """Where the partition begins on the disk that is started from."""
+    place = place_of(disk, partition)
+    new = next((move.new for move in work.request.moves if move.old == place), place)
+    return new.offset if isinstance(new, MbrPlace) else partition.start
 
 
 def _copies(volumes: VolumeBytes, place: str, found: BootSector, partition: Partition) -> Iterator[int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 import conversions
+from conversions.nt.disk_ids import Move, moves
 from drivers.inf.index import DriverIndex
 from p2v.atomic import write_atomically
 from p2v.errors import TargetError
@@ -195,7 +196,7 @@ def _convert(
         inside = open_system(guest, machine=_machine(plan), keys=keys)
         machine = _seen(plan, inside)
         changed = () if inside.hives else _change_firmware(guest, machine, plan)
-        conversion = _convert_system(inside, plan, machine, index)
+        conversion = _convert_system(inside, plan, machine, index, _renamed(plan, works))
         entries = _entries(guest, machine, plan, inside)
         changed = (*changed, *(() if inside.hives else _by_place(guest, works)))
         root = guest.mounted().get("/", "")
@@ -251,8 +252,25 @@ def _machine(plan: RestorePlan) -> Machine:
     return replace(plan.guest, disks=tuple(move.source.disk for move in plan.moves), firmware=firmware)
 
 
+def _renamed(plan: RestorePlan, works: Sequence[_Work]) -> tuple[Move, ...]:
+    """Partitions that Windows knows by where they begin, and that begin elsewhere now."""
+    before = [move.source.disk for move in plan.moves]
+    after = [
+        replace(
+            disk,
+            partitions=tuple(replace(place.partition, start=place.start) for place in work.layout.places),
+        )
+        for disk, work in zip(before, works, strict=True)
+    ]
+    return moves(before, after)
+
+
 def _convert_system(
-    inside: InstalledSystem, plan: RestorePlan, machine: Machine, index: DriverIndex | None
+    inside: InstalledSystem,
+    plan: RestorePlan,
+    machine: Machine,
+    index: DriverIndex | None,
+    renamed: Sequence[Move],
 ) -> Conversion:
     tools = CleanUp() if inside.hives else CleanUp(remove=(Removal.GUEST_TOOLS,))
     return _worded(
@@ -266,6 +284,7 @@ def _convert_system(
             clean_up=tools,
             hives=inside.hives,
             index=index,
+            moves=renamed,
         )
     )
 

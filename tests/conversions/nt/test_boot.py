@@ -105,6 +105,24 @@ def test_the_store_of_a_bios_machine_is_found_whatever_its_case(tmp_path: Path) 
     assert work.record.changes == (change,)
 
 
+def test_the_step_follows_partitions_that_will_begin_elsewhere(tmp_path: Path) -> None:
+    """As on a disk of another size: what is in the table when it boots counts, and nothing is warned of."""
+    hive = store(path="\\Windows\\system32\\winload.exe", device=WINDOWS_8_MBR)
+    parts = (Partition(2, 368_050_176, GiB, "07"),)
+    disk = Disk("/dev/sda", 10 * GiB, table=TableKind.MBR, table_id="b3eba8f1", partitions=parts)
+    work = bcd_work(tmp_path, hive, replace(machine(), disks=(disk,)), firmware=Firmware.BIOS)
+    new = MbrPlace(0xB3EBA8F1, GiB)
+    move = Move(MbrPlace(0xB3EBA8F1, 368_050_176), new)
+    work = replace(work, request=replace(work.request, moves=(move,)))
+    boot_configuration.step(work)
+    entry = boot_configuration.default_entry(hive)
+    assert entry is not None
+    assert (entry.devices, work.changes.warnings) == ((new,), ())
+    writes = hive.writes
+    boot_configuration.step(work)
+    assert hive.writes == writes
+
+
 def test_missing_and_damaged_stores_only_warn(tmp_path: Path) -> None:
     none = work_on(tmp_path)
     boot_configuration.step(none)
@@ -250,6 +268,15 @@ def test_xp_gets_geometry_and_start_in_both_copies(tmp_path: Path) -> None:
     ]
     boot_sector.step(work)
     assert bytes(work.guest.volume) == after
+
+
+def test_a_boot_sector_names_the_start_that_will_be(tmp_path: Path) -> None:
+    work = volume_work(tmp_path, whole(ntfs(hidden=63), ntfs(hidden=63)), version="10")
+    move = Move(MbrPlace(1, 63 * 512), MbrPlace(1, GiB))
+    boot_sector.step(replace(work, request=replace(work.request, moves=(move,))))
+    assert isinstance(work.guest, Volumes)
+    for offset in (0, 2047 * 512):
+        assert parse(bytes(work.guest.volume[offset : offset + 512])).hidden == GiB // 512
 
 
 @pytest.mark.parametrize("version", ["7", "10"])
