@@ -269,9 +269,8 @@ def _on_metal(pack: DriverPack, windows: Windows, index: DriverIndex | None) -> 
     """
     found = [match for choice in pack.disks for match in _matches(choice.devices, windows, index)]
     cards = [match for choice in pack.nics for match in _matches(choice.devices, windows, index)]
-    return WindowsChoice(
-        DiskBus.METAL, NicModel.METAL, Inbox((), companions=STORAGE), tuple(found), tuple(cards)
-    )
+    inbox = Inbox((), companions=STORAGE)
+    return WindowsChoice(DiskBus.METAL, NicModel.METAL, inbox, tuple(found), tuple(cards))
 
 
 def _matches(devices: Sequence[DeviceId], windows: Windows, index: DriverIndex | None) -> Iterator[Match]:
@@ -285,7 +284,14 @@ def _matches(devices: Sequence[DeviceId], windows: Windows, index: DriverIndex |
 def choose_card(
     pack: DriverPack, platform: Platform, windows: Windows, index: DriverIndex | None
 ) -> tuple[NicModel, tuple[Match, ...], tuple[str, ...]]:
-    """The first network card that this Windows drives; the wanted one with a warning if it drives none."""
+    """The first network card that this Windows drives; the last one with a warning if it drives none.
+
+    Of a machine of metal, what the given drivers have for its cards: what Windows brings for them is not in
+    the hive that it starts with.
+    """
+    if any(choice.model is NicModel.METAL for choice in pack.nics):
+        devices = [device for choice in pack.nics for device in choice.devices]
+        return NicModel.METAL, tuple(_matches(devices, windows, index)), ()
     models = sorted(
         dict.fromkeys(choice.model for choice in pack.nics), key=lambda model: model is not platform.nic_model
     )

@@ -7,8 +7,9 @@ import pytest
 import drivers
 from drivers import physical
 from drivers.inf.index import DriverIndex, read_index
+from drivers.inf.model import Windows
 from drivers.pack import DeviceId
-from drivers.windows import STORAGE, NoDriver, WindowsChoice, choose, device_of
+from drivers.windows import STORAGE, NoDriver, WindowsChoice, choose, choose_card, device_of
 from fixtures.windows import packs, programs
 from p2v.model import DiskBus, NicModel, ProductType, WindowsSystem
 from p2v.targets import find_target
@@ -84,6 +85,19 @@ def test_on_metal_every_driver_of_its_own_is_started() -> None:
     assert found.disk_bus is DiskBus.METAL
     assert found.inbox is not None
     assert found.inbox.companions == STORAGE
+
+
+def test_a_card_of_metal_gets_its_driver_from_the_pack(virtio: DriverIndex) -> None:
+    """The card of a machine in QEMU stands for any: its driver is in the pack."""
+    card = DeviceId("pci:v00001AF4d00001041sv00001AF4sd00001100bc02sc00i00")
+    pack = physical.pack_for([], [card])
+    windows = Windows.of(TEN, "x86_64")
+    assert windows is not None
+    model, cards, warnings = choose_card(pack, find_target("raw").platform, windows, virtio)
+    assert model is NicModel.METAL
+    assert [match.package.name for match in cards] == ["netkvm.inf"]
+    assert warnings == ()
+    assert choose_card(pack, find_target("raw").platform, windows, None) == (NicModel.METAL, (), ())
 
 
 def test_an_alias_of_linux_is_an_id_of_windows() -> None:
