@@ -14,13 +14,14 @@ from conversions.nt.cards import cards
 from conversions.nt.identify import host_name, identify
 from conversions.nt.paths import WindowsPaths
 from conversions.nt.places import BOOT, ESP, ROOT
+from p2v.disk.maps.ntfs_state import HIBERNATED
 from p2v.errors import GuestError
 from p2v.guest import Access, Guest
 from p2v.guest_inspect import seen_filesystems
 from p2v.guest_mounts import ESP_TYPE
 from p2v.guest_volumes import Volumes, mount_volumes
 from p2v.hives import GuestHives
-from p2v.model import Finding, Firmware, KiB, Machine, Nic, OperatingSystem
+from p2v.model import Finding, Firmware, KiB, Machine, Nic, OperatingSystem, Severity
 from p2v.windows_condition import about_architecture, findings
 
 KINDS = frozenset({"ntfs", "vfat"})
@@ -35,10 +36,14 @@ MEND = "On the source: chkdsk C: /f, then shutdown /s /f /t 0; then capture agai
 
 @dataclass(frozen=True, slots=True)
 class WindowsRoot:
-    """A Windows in the folder `folder` (`/Windows`) of a volume; `device` is its name in the appliance."""
+    """A Windows in the folder `folder` (`/Windows`) of a volume; `device` is its name in the appliance.
+
+    `kind` is that of the filesystem: `ntfs`, or `vfat` of an XP.
+    """
 
     device: str
     folder: str
+    kind: str = "ntfs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +65,9 @@ def find_windows(guest: Guest, machine: Machine | None) -> tuple[WindowsRoot, ..
     filesystems = seen_filesystems(guest, machine)
     found: list[WindowsRoot] = []
     failed: list[GuestError] = []
-    for device in (name for name, kind in filesystems if kind in KINDS and name not in esps):
+    for device, kind in ((name, kind) for name, kind in filesystems if kind in KINDS and name not in esps):
         try:
-            found += _roots_on(guest, device)
+            found += _roots_on(guest, device, kind)
         except GuestError as error:
             failed.append(error)
     if not found and failed:
@@ -70,7 +75,7 @@ def find_windows(guest: Guest, machine: Machine | None) -> tuple[WindowsRoot, ..
     return tuple(found)
 
 
-def _roots_on(guest: Guest, device: str) -> Iterator[WindowsRoot]:
+def _roots_on(guest: Guest, device: str, kind: str) -> Iterator[WindowsRoot]:
     """At most one: of several on a volume, the one that its loader starts, else the usual one."""
     guest.mount(device, "/")
     try:
@@ -78,7 +83,7 @@ def _roots_on(guest: Guest, device: str) -> Iterator[WindowsRoot]:
         order = (*_boot_ini_folders(guest), *USUAL_ROOTS)
         ranked = sorted(folders, key=lambda folder: _rank(order, folder))
         if ranked:
-            yield WindowsRoot(device, ranked[0])
+            yield WindowsRoot(device, ranked[0], kind)
     finally:
         guest.unmount_all()
 
@@ -180,7 +185,20 @@ def look(files: Volumes, hives: GuestHives, root: WindowsRoot, firmware: Firmwar
         hostname, nics = host_name(system), cards(system)
     if firmware:
         seen += about_architecture(found, firmware)
+    if root.kind == "vfat":  # the state of an NTFS volume is read off the disk itself
+        seen += _about_hibernation(files)
     return WindowsSeen(found, hostname, nics, tuple(seen))
+
+
+def _about_hibernation(files: Volumes) -> Iterator[Finding]:
+    for path in files.glob("/[Hh][Ii][Bb][Ee][Rr][Ff][Ii][Ll].[Ss][Yy][Ss]"):
+        if files.read_start(path, count=4).lower() == HIBERNATED:
+            yield Finding(
+                Severity.BLOCKER,
+                "This Windows is hibernated: what it has in memory is not on the disk, and does not fit "
+                "another machine",
+                "On the source, start Windows there and shut it down whole: shutdown -s -f -t 0",
+            )
 
 
 def _program(files: Volumes, paths: WindowsPaths, root: WindowsRoot) -> bytes:

@@ -342,6 +342,22 @@ def test_a_32_bit_windows_on_uefi_starts_nowhere() -> None:
     assert list(about_architecture(narrow, Firmware.BIOS)) == []
 
 
+@pytest.mark.tools
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", ["vfat", "ntfs"])
+def test_an_xp_on_fat_that_is_hibernated(tmp_path: Path, kind: str) -> None:
+    """Of NTFS the disk itself was asked; to say it twice helps nobody."""
+    files = tree("xp", tmp_path)
+    (files / "Hiberfil.sys").write_bytes(b"hibr" + bytes(5000))
+    guest = VolumeGuest(tmp_path / "guest", "/dev/sda1")
+    guest.kinds = {"/dev/sda1": kind}
+    guest.volume("/dev/sda1").rmdir()
+    files.rename(guest.volume("/dev/sda1"))
+    found = open_system(guest.as_guest(), machine=None).look().findings
+    assert [one.severity for one in found] == ([Severity.BLOCKER] if kind == "vfat" else [])
+
+
 @pytest.mark.parametrize("lost", ["SYSTEM", "SOFTWARE"])
 def test_a_registry_that_is_no_more_than_a_file(tmp_path: Path, lost: str) -> None:
     """What an error names is a place of the guest."""
