@@ -70,6 +70,9 @@ MASKED_UNITS = (
     *("systemd-update-utmp-runlevel.service", "systemd-sysusers.service", "systemd-modules-load.service"),
     *("sys-kernel-debug.mount", "sys-kernel-tracing.mount", "dev-hugepages.mount", "dev-mqueue.mount"),
     *("systemd-logind.service", "systemd-ask-password-wall.path"),
+    # Nothing here was updated since it was built.
+    *("ldconfig.service", "systemd-hwdb-update.service", "systemd-journal-catalog-update.service"),
+    "systemd-update-done.service",
 )
 MASKED_GENERATORS = (
     *("systemd-gpt-auto-generator", "systemd-fstab-generator", "systemd-cryptsetup-generator"),

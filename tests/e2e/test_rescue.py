@@ -157,7 +157,7 @@ def test_a_bios_machine_that_is_off_is_captured_from_cd(
 
 @pytest.mark.matrix
 @pytest.mark.guestfs
-def test_a_uefi_machine_on_lvm_is_converted_from_a_usb_stick(
+def test_a_uefi_machine_on_lvm_is_captured_from_a_usb_stick_and_converted(
     rescue: BuiltRescue, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     """The volume group and the swap space on its disk stay out of use, which makes it offline."""
@@ -167,9 +167,11 @@ def test_a_uefi_machine_on_lvm_is_converted_from_a_usb_stick(
     with started(plugged, rescue, accelerator, tmp_path, firmware="uefi", medium="usb") as (metal, reached):
         machine = first_look(reached, metal, home)
         mapped = metal.ssh(["dmsetup", "ls"])
-        where = ("--to", "libvirt", "--output", tmp_path / "runs", "--name", "cold", "--prove")
-        done = p2v("convert", reached.url, *where, *reached.login, "--json", home=home)
+        where = ("--output", tmp_path / "runs", "--name", "cold")
+        done = p2v("capture", reached.url, *where, *reached.login, "--json", home=home)
     assert done.code == 0, done.stderr
+    made = p2v("emit", tmp_path / "runs/cold", "--to", "libvirt", "--prove", "--json", home=home)
+    assert made.code == 0, made.stderr
     assert "No devices found" in mapped
     assert machine["firmware"] == "uefi"
     # The stick that it runs from is no disk of the machine.
