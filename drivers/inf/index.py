@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from drivers.inf.hints import closeness
 from drivers.inf.model import DeviceIds, DriverPackage, Match, NoMatch, Rejected, Windows
 from drivers.inf.models import every_id
 from drivers.inf.package import InfFile, Resolved, resolve
@@ -64,7 +65,10 @@ def read_index(folder: Path) -> DriverIndex:
 def best(index: DriverIndex, windows: Windows, ids: DeviceIds) -> Match | NoMatch:
     """The driver that a device gets on that Windows, or the reasons why there is none."""
     wanted = {each.upper() for each in (*ids.hardware, *ids.compatible)}
-    near = [file for file in index.files if not wanted.isdisjoint(file.ids)]
+    near = sorted(
+        (file for file in index.files if not wanted.isdisjoint(file.ids)),
+        key=lambda file: closeness(file.path, windows),
+    )
     matches: list[Match] = []
     reasons: list[str] = []
     for file in near:

@@ -289,9 +289,9 @@ def test_a_driver_that_windows_would_not_load_is_not_put_in(
             path.write_bytes(program)
         elif path.suffix == ".inf":
             path.write_text(path.read_text().replace("CatalogFile", "; CatalogFile"))
-    for other in (folder / "vioscsi", *folder.glob("viostor/*/*")):
-        if other != folder / "viostor" / "w10" / "amd64":
-            shutil.rmtree(other)
+    for other in (folder / "vioscsi", *folder.glob("viostor/*/amd64")):
+        if other.parent.name != "w10":
+            shutil.rmtree(other)  # those for x86 stay: they are not the reason
     guest = guest_tree("10", tmp_path)
     conversion = convert(guest, "10", platform_of("libvirt"), read_index(folder))
     assert conversion.disk_bus is DiskBus.SATA
