@@ -12,7 +12,7 @@ from pathlib import Path
 from p2v import command
 from p2v.disk import digests, layout
 from p2v.disk.copy import verify_image
-from p2v.disk.device import BlockDevice, open_file_device
+from p2v.disk.device import BlockDevice, PlainReads, open_file_device
 from p2v.disk.nbd import open_nbd_device, serve_image
 from p2v.disk.used import inspect_disk
 from p2v.errors import PlanRefused, UsageError, VerifyError
@@ -153,9 +153,43 @@ def missing_end(device: BlockDevice, disk: Disk) -> str:
         if backup >= device.size:
             return f"its GPT has a backup at byte {backup} of {device.size}"
     whole = inspect_disk(device, disk).filesystem
+    if table.kind is TableKind.NONE and whole is None:
+        # Of a disk that was cut in front of a partition, the table itself no longer looks like one.
+        end = _end_of_table(device)
+        if end > device.size:
+            return f"its last partition ends at byte {end} of {device.size}"
     if table.kind is TableKind.NONE and whole is not None and whole.size > device.size:
         return f"its {whole.kind} has {whole.size} bytes of {device.size}"
     return ""
+
+
+def _end_of_table(device: BlockDevice) -> int:
+    """Where the last partition ends, wherever the disk does; 0 where there is no table."""
+    try:
+        table = layout.read_table(_Endless(device))
+    except layout.TableDamaged:
+        return 0
+    return max((partition.end for partition in table.partitions), default=0)
+
+
+class _Endless(PlainReads):
+    """A disk with zeros behind its end, as if it had been whole."""
+
+    def __init__(self, device: BlockDevice) -> None:
+        self._device = device
+
+    @property
+    def size(self) -> int:
+        return 1 << 60
+
+    @property
+    def sector_size(self) -> int:
+        return self._device.sector_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        inside = max(0, min(length, self._device.size - offset))
+        data = self._device.read(offset, inside) if inside else b""
+        return data + bytes(length - inside)
 
 
 def _backup_of(device: BlockDevice) -> int:
