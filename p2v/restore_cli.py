@@ -50,6 +50,11 @@ def _login_options(command: Command) -> Command:
             callback=lambda _context, _option, values: tuple(Path(value).absolute() for value in values),
             help="A file whose first line is the passphrase of an encrypted disk; may stand several times.",
         ),
+        click.option(
+            "--drivers",
+            type=click.Path(path_type=Path, resolve_path=True),
+            help="Drivers for a Windows: a folder, or an ISO image.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)

@@ -32,7 +32,7 @@ class RestoreJob:
     system. For a rollback `source` is the run, and `content` the disks of its virtual machine, if any.
 
     `disks` are `0=SERIAL`, `nics` `OLD=NEW`, `grow` `[N=]PARTITION`, `erase` serials or WWNs, all as typed.
-    Without `convert` nothing in the disks is changed.
+    Without `convert` nothing in the disks is changed. `drivers` are those that were brought for a Windows.
     """
 
     kind: Kind
@@ -52,6 +52,7 @@ class RestoreJob:
     accept_new_host_key: bool = False
     retry_for: str = ""
     luks_key_files: tuple[Path, ...] = ()
+    drivers: Path | None = None
 
     def to_json(self) -> Mapping[str, JsonValue]:
         return cast("Mapping[str, JsonValue]", _JOB.dump_python(self, mode="json"))
@@ -68,6 +69,7 @@ class RestoreJob:
             accept_new_host_key=self.accept_new_host_key,
             retry_for=self.retry_for,
             luks_key_files=self.luks_key_files,
+            drivers=self.drivers,
         )
 
 

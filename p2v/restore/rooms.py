@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from drivers.inf.index import DriverIndex
 from p2v.atomic import write_atomically
 from p2v.disk.copy import Progress
 from p2v.disk.used import disk_map
@@ -188,11 +189,16 @@ def plan_now(run: RestoreRun, source: Source, house: House) -> RestorePlan:
 def prepared(run: RestoreRun, source: Source, house: House) -> Prepared:
     """The images as they are written; made once. Raises GuestError, TargetError, TransportError."""
     started = time.monotonic()
-    made = prepare(run.plan, run.folder("prepare"), house, source.keys)
+    made = prepare(run.plan, run.folder("prepare"), house, source.keys, _index(run.plan, source))
     run.finish("prepare", digest="", seconds=time.monotonic() - started)
     for warning in made.warnings:
         house.ui.warn(warning)
     return made
+
+
+def _index(plan: RestorePlan, source: Source) -> DriverIndex | None:
+    """The drivers that were brought along, where a Windows may need them."""
+    return source.drivers.index() if plan.guest.os and plan.guest.os.windows else None
 
 
 def write(
@@ -369,7 +375,7 @@ def forecast(job: RestoreJob, plan: RestorePlan, source: Source, house: House) -
     rate = 0.0
     with TemporaryDirectory(prefix="p2v-check-") as name:
         folder = Path(name)
-        made = prepare(plan, folder, house, source.keys)
+        made = prepare(plan, folder, house, source.keys, _index(plan, source))
         for move, disk in zip(plan.moves, made.disks, strict=True):
             with (
                 _open_job(folder, job.kind, move, disk, Path(job.source)) as one,
