@@ -65,6 +65,20 @@ class Place:
         )  # fmt: skip
         return Answer(done.returncode, done.stdout, done.stderr)
 
+    def typed(self, text: str, *words: str | Path) -> Answer:
+        """The command at a terminal, where this is typed."""
+        person, terminal = os.openpty()
+        try:
+            os.write(person, text.encode())
+            done = subprocess.run(
+                self.argv(*words), stdin=terminal, capture_output=True, text=True, timeout=200,
+                env=self.environment({}), check=False,
+            )  # fmt: skip
+        finally:
+            os.close(person)
+            os.close(terminal)
+        return Answer(done.returncode, done.stdout, done.stderr)
+
     def restore(self, image: Path, *words: str, changed: Mapping[str, str] | None = None) -> Answer:
         arguments: list[str | Path] = [
             "restore",

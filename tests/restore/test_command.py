@@ -83,6 +83,20 @@ def test_what_was_not_said_is_refused(place: Place, image: Path, case: str) -> N
     assert place.hash() == before
 
 
+def test_the_serial_is_typed(place: Place, image: Path) -> None:
+    words: list[str | Path] = ["restore", image, "--to", place.sshd.url, *place.login(), "--as-is"]
+    words += ["--output", place.runs, "--disk", f"0={SERIAL}"]
+    before = place.hash()
+    refused = place.typed("yes\n", *words)
+    assert refused.code == 3
+    assert "type its serial or WWN" in refused.stderr
+    # What would be lost stands there before the question.
+    assert "erases" in refused.stderr
+    assert place.hash() == before
+    assert place.typed(f"{SERIAL}\n", *words).code == 0
+    require_files(place.metal.image, image)
+
+
 def test_a_mounted_disk_is_refused(place: Place, image: Path, tmp_path: Path) -> None:
     check("mke2fs", "-q", "-F", "-t", "ext4", place.metal.disk.path)
     mounted = tmp_path / "mounted"
