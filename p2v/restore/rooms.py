@@ -49,6 +49,9 @@ from p2v.run import read_receipt
 from p2v.transports.writer_frames import DiskBusy
 from p2v.ui import Phase
 
+BUSY_SECONDS = 3.0
+"""How long a writer whose line was closed may take to let its disk go."""
+
 SAMPLE_BLOCKS = 8
 """Blocks that are sent, and not written, to know how fast the line is."""
 
@@ -220,16 +223,20 @@ def _write_disk(
 
     tries = count(1)
 
+    def once() -> DiskWritten:
+        with opened_disk(run, move, disk, source) as (job, writer):
+            return _write_and_read_back(job, writer, house)
+
     def attempt() -> DiskWritten:
-        again = next(tries) > 1
+        first = next(tries) == 1
         try:
-            with opened_disk(run, move, disk, source) as (job, writer):
-                return _write_and_read_back(job, writer, house)
+            return once()
         except DiskBusy as error:
-            if not again:
-                raise
-            # By the writer of the line that broke, until it has noticed that.
-            raise ConnectionLost(error.message, hint=error.hint) from error
+            # By the writer of a line that broke, or of a p2v that was killed, until it has noticed that.
+            if not first:
+                raise ConnectionLost(error.message, hint=error.hint) from error
+        time.sleep(BUSY_SECONDS)
+        return once()
 
     started = time.monotonic()
     done = source.retrying(
@@ -317,6 +324,13 @@ def enter_firmware(plan: RestorePlan, made: Prepared, source: Source, house: Hou
         return ()
     if not plan.metal.efi_variables:
         return ("The rescue system was not started by UEFI: the machine starts by the fallback loader",)
+    with house.ui.phase("Entering the system in the firmware"):
+        return source.retrying(
+            plan.metal.machine, lambda: _write_entries(plan, made, source), progress=lambda: 0
+        )
+
+
+def _write_entries(plan: RestorePlan, made: Prepared, source: Source) -> tuple[str, ...]:
     paths = {move.index: source.find(move.target).path for move in plan.moves}
     transport = rescue_transport(source)
 
@@ -326,8 +340,7 @@ def enter_firmware(plan: RestorePlan, made: Prepared, source: Source, house: Hou
             raise TransportError(f"{argv[0]}: {said.stderr.strip()[-200:]}")
         return said.stdout.decode("utf-8", "replace")
 
-    with house.ui.phase("Entering the system in the firmware"):
-        return write_entries(made.entries, paths, run)
+    return write_entries(made.entries, paths, run)
 
 
 def receipt(
