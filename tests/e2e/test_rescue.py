@@ -195,7 +195,7 @@ def test_halves_of_a_mirror_stay_apart_and_the_address_is_as_given(
     home = tmp_path / "home"
     arguments = f"ip={STATIC}/24,10.77.0.2,10.77.0.3"
     with started(
-        plugged, rescue, accelerator, tmp_path, controller="megasas", nic="igb", arguments=arguments
+        plugged, rescue, accelerator, tmp_path, controller="megasas", nic="vmxnet3", arguments=arguments
     ) as (metal, reached):
         machine = first_look(reached, metal, home)
         network = metal.ssh(["ip", "-4", "-o", "addr", "show", "scope", "global"])
