@@ -281,6 +281,11 @@ class Guest:
         with self._calling(f"write {path}"):
             self._put(self._real(path), content)
 
+    def set_attribute(self, path: str, name: str, content: bytes) -> None:
+        """Set an extended attribute. Raises GuestError where the filesystem has none of that name."""
+        with self._calling(f"set {name} of {path}"):
+            self._handle.lsetxattr(name, content, len(content), path)
+
     def mkdir(self, path: str) -> None:
         with self._calling(f"make {path}"):
             self._handle.mkdir_p(path)

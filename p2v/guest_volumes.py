@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from conversions.nt.places import BOOT, ESP, ROOT
+from p2v import ntfs_security
 from p2v.errors import GuestError
 from p2v.guest import READ_LIMIT, Guest
 
@@ -64,11 +65,26 @@ class Volumes:
     def write(self, path: str, content: bytes) -> None:
         # In place: a new file under the old name would have neither its descriptor of who may use it nor its
         # short name.
-        self._guest.overwrite(self._own(path), content)
+        with self._protected(self._own(path), ntfs_security.FILE) as place:
+            self._guest.overwrite(place, content)
 
     @_own_names()
     def mkdir(self, path: str) -> None:
-        self._guest.mkdir(self._own(path))
+        place = self._own(path)
+        parent = posixpath.dirname(_plain(path))
+        if parent != "/" and not self._guest.exists(place):
+            self.mkdir(parent)
+        with self._protected(place, ntfs_security.FOLDER):
+            self._guest.mkdir(place)
+
+    @contextmanager
+    def _protected(self, place: str, descriptor: bytes) -> Iterator[str]:
+        """What is new at `place` behind the block may be changed by administrators only."""
+        new = not self._guest.exists(place)
+        yield place
+        if new:
+            with suppress(GuestError):  # FAT knows no owners
+                self._guest.set_attribute(place, ntfs_security.ATTRIBUTE, descriptor)
 
     @_own_names()
     def remove(self, path: str) -> None:
@@ -87,7 +103,8 @@ class Volumes:
 
     @_own_names()
     def copy(self, source: str, destination: str) -> None:
-        self._guest.copy(self._inner(source), self._own(destination))
+        with self._protected(self._own(destination), ntfs_security.FILE) as place:
+            self._guest.copy(self._inner(source), place)
 
     @_own_names()
     def move(self, source: str, destination: str) -> None:

@@ -19,6 +19,7 @@ from conversions.nt.registry import Value, dword, multi_sz, sz
 from fixtures.command import FixtureError
 from fixtures.windows import guests
 from fixtures.windows.spec import GUESTS, STATIC_MAC
+from p2v import ntfs_security
 from p2v.errors import GuestError
 from p2v.guest import Access, Guest
 from p2v.guest_systems import open_system
@@ -59,6 +60,7 @@ class VolumeGuest(TreeGuest):
         self.root.mkdir(parents=True)
         self.folder = folder
         self.devices = devices
+        self.attributes: dict[str, tuple[str, bytes]] = {}
         self.sector = bytearray(512)
         if active:
             self.sector[430 + 16 * active] = 0x80
@@ -101,6 +103,11 @@ class VolumeGuest(TreeGuest):
         if self.locked and path.startswith(self.locked):
             raise GuestError("Read-only file system")
         self.host(path).write_bytes(content)
+
+    def set_attribute(self, path: str, name: str, content: bytes) -> None:
+        if path.startswith("/p2v-esp"):
+            raise GuestError("Operation not supported")
+        self.attributes[path] = (name, content)
 
     def read_start(self, path: str, *, count: int) -> bytes:
         return self.read(path)[:count]
@@ -446,3 +453,24 @@ def test_programs_of_any_content() -> None:
             if changed:
                 changed[chance.randrange(len(changed))] = chance.randrange(256)
         assert pe_machine(bytes(changed)) in ("", "x86_64", "i686", "aarch64", "armv7l", "ia64", "unknown")
+
+
+def test_what_is_new_on_ntfs_is_for_administrators_to_change(tmp_path: Path) -> None:
+    """ntfs-3g alone would let everybody replace a driver, or a script that runs as the system."""
+    guest = VolumeGuest(tmp_path, "/dev/sda1", "/dev/sda2")
+    for point in ("p2v-root/Windows", "p2v-esp"):
+        (guest.root / point).mkdir(parents=True)
+    guest.host("/p2v-root/Windows/old.sys").write_bytes(b"old")
+    files = Volumes(guest.as_guest(), {ROOT: "/dev/sda1", ESP: "/dev/sda2"})
+    files.mkdir("/Windows/p2v/deeper")
+    files.write("/Windows/p2v/run.cmd", b"new")
+    files.write("/Windows/old.sys", b"newer")
+    files.copy("/Windows/old.sys", "/Windows/copy.sys")
+    files.write("/@esp/new.efi", b"on FAT")
+    name = ntfs_security.ATTRIBUTE
+    assert guest.attributes == {
+        "/p2v-root/Windows/p2v": (name, ntfs_security.FOLDER),
+        "/p2v-root/Windows/p2v/deeper": (name, ntfs_security.FOLDER),
+        "/p2v-root/Windows/p2v/run.cmd": (name, ntfs_security.FILE),
+        "/p2v-root/Windows/copy.sys": (name, ntfs_security.FILE),
+    }

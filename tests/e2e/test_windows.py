@@ -21,7 +21,7 @@ from fixtures.command import FixtureError, run
 from fixtures.windows import guests, packs
 from fixtures.windows.spec import GUESTS, MiB, WindowsSpec
 from p2v.journal import RECEIPT
-from p2v.model import Output, Receipt
+from p2v.model import ChangeKind, Output, Receipt
 from tests.conftest import need_tools
 from tests.e2e.cli import p2v
 from tests.registries import changed, listing, recorded
@@ -193,6 +193,10 @@ def test_the_volume_is_sound_and_the_capture_as_it_was(
     where = [f"skip={moved.spec.start // MiB}", f"count={count}", "bs=1M", "conv=sparse"]
     run(["dd", f"if={raw}", f"of={volume}", *where], timeout=120)
     assert "processed successfully" in run(["ntfsfix", "-n", volume], timeout=60)
+    for change in moved.receipt.outputs[0].conversion.changes:
+        if change.kind is ChangeKind.CREATED and not change.path.startswith("/@"):
+            seen = run(["ntfssecaudit", volume, change.path], timeout=60)
+            assert "mode 0755" in seen, change.path  # nobody but administrators may change it
     captured, image = opened(moved.folder / "capture" / "disk0.raw"), opened(guests.disk(moved.spec.name))
     for hive in HIVES:
         place = f"c:/windows/system32/config/{hive}"
