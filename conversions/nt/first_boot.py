@@ -2,10 +2,10 @@
 
 Its program is cmd.exe, which is no service: it starts the batch file beside itself and ends, so that the
 service manager notes a service that did not start (error 1053) and lets the batch file run. That children of
-such a service live on is what PsExec-like tools build on; a recorded log shows it (OTRF Security-Datasets,
+such a service are started is what PsExec-like tools build on; a recorded log shows it (OTRF Security-Datasets,
 empire_psexec_dcerpc_tcp_svcctl: service `%COMSPEC% /C start /b …`, then services.exe → cmd.exe →
-powershell.exe as SYSTEM, at work for longer than any service may take to start). No helper program of
-anybody is needed.
+powershell.exe as SYSTEM, at work 6 s later). That they outlive the 30 s which a service may take to start was
+not seen. No helper program of anybody is needed.
 """
 
 from __future__ import annotations
