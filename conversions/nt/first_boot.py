@@ -1,11 +1,11 @@
 """What a Windows does at its first boot on other hardware: a service that finishes the move, and goes.
 
 Its program is cmd.exe, which is no service: it starts the batch file beside itself and ends, so that the
-service manager notes a service that did not start (error 1053) and lets the batch file run. That children of
-such a service are started is what PsExec-like tools build on; a recorded log shows it (OTRF Security-Datasets,
-empire_psexec_dcerpc_tcp_svcctl: service `%COMSPEC% /C start /b …`, then services.exe → cmd.exe →
-powershell.exe as SYSTEM, at work 6 s later). That they outlive the 30 s which a service may take to start was
-not seen. No helper program of anybody is needed.
+service manager notes a service that did not start (error 1053) and lets the batch file run. That children
+of such a service are started is what PsExec-like tools build on; a recorded log shows it (OTRF
+Security-Datasets, empire_psexec_dcerpc_tcp_svcctl: service `%COMSPEC% /C start /b …`, then services.exe →
+cmd.exe → powershell.exe as SYSTEM, at work 6 s later). That they outlive the 30 s which a service may take to
+start was not seen. No helper program of anybody is needed.
 """
 
 from __future__ import annotations
