@@ -52,7 +52,7 @@ class Target:
 
 TARGETS = {
     "nvme, larger": Target("nvme", "e1000", 6 * GiB, ("--grow", "1")),
-    "megasas, smaller": Target("megasas", "igb", 3 * GiB + 512 * MiB, ("--shrink",)),
+    "megasas, smaller": Target("megasas", "vmxnet3", 3 * GiB + 512 * MiB, ("--shrink",)),
 }
 
 
