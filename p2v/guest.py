@@ -281,10 +281,14 @@ class Guest:
         with self._calling(f"write {path}"):
             self._put(self._real(path), content)
 
-    def set_attribute(self, path: str, name: str, content: bytes) -> None:
-        """Set an extended attribute. Raises GuestError where the filesystem has none of that name."""
-        with self._calling(f"set {name} of {path}"):
-            self._handle.lsetxattr(name, content, len(content), path)
+    def protect(self, path: str) -> None:
+        """Let nobody but the system and administrators change a file or folder; all may read and run it.
+
+        Of NTFS mounted with the option `permissions`. Raises GuestError where owners cannot be set.
+        """
+        with self._calling(f"protect {path}"):
+            self._handle.chown(0, 0, path)
+            self._handle.chmod(0o755, path)
 
     def mkdir(self, path: str) -> None:
         with self._calling(f"make {path}"):

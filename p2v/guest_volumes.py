@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from conversions.nt.places import BOOT, ESP, ROOT
-from p2v import ntfs_security
 from p2v.errors import GuestError
 from p2v.guest import READ_LIMIT, Guest
 
 MOUNT_POINTS = {ROOT: "/p2v-root", ESP: "/p2v-esp", BOOT: "/p2v-boot"}
 """In the appliance, where nothing else is mounted then."""
+
+NTFS_OPTIONS = "permissions"
+"""ntfs-3g then keeps a descriptor for each file, by its owner and mode, and not one for Everyone."""
 
 
 @contextmanager
@@ -65,7 +67,7 @@ class Volumes:
     def write(self, path: str, content: bytes) -> None:
         # In place: a new file under the old name would have neither its descriptor of who may use it nor its
         # short name.
-        with self._protected(self._own(path), ntfs_security.FILE) as place:
+        with self._protected(self._own(path)) as place:
             self._guest.overwrite(place, content)
 
     @_own_names()
@@ -74,17 +76,20 @@ class Volumes:
         parent = posixpath.dirname(_plain(path))
         if parent != "/" and not self._guest.exists(place):
             self.mkdir(parent)
-        with self._protected(place, ntfs_security.FOLDER):
+        with self._protected(place):
             self._guest.mkdir(place)
 
     @contextmanager
-    def _protected(self, place: str, descriptor: bytes) -> Iterator[str]:
-        """What is new at `place` behind the block may be changed by administrators only."""
+    def _protected(self, place: str) -> Iterator[str]:
+        """What is new at `place` behind the block may be changed by administrators only.
+
+        ntfs-3g alone gives it to Everyone: drivers, and a script that runs as the system.
+        """
         new = not self._guest.exists(place)
         yield place
         if new:
             with suppress(GuestError):  # FAT knows no owners
-                self._guest.set_attribute(place, ntfs_security.ATTRIBUTE, descriptor)
+                self._guest.protect(place)
 
     @_own_names()
     def remove(self, path: str) -> None:
@@ -103,7 +108,7 @@ class Volumes:
 
     @_own_names()
     def copy(self, source: str, destination: str) -> None:
-        with self._protected(self._own(destination), ntfs_security.FILE) as place:
+        with self._protected(self._own(destination)) as place:
             self._guest.copy(self._inner(source), place)
 
     @_own_names()
@@ -153,5 +158,8 @@ def mount_volumes(guest: Guest, devices: Mapping[str, str]) -> Volumes:
     for place, device in devices.items():
         point = MOUNT_POINTS[place]
         guest.make_mountpoint(point)
-        guest.mount(device, point)
+        try:
+            guest.mount(device, point, options=NTFS_OPTIONS)
+        except GuestError:  # FAT has no owners; of a volume that cannot be mounted at all, this says why
+            guest.mount(device, point)
     return Volumes(guest, devices)

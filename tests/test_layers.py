@@ -14,7 +14,7 @@ LAYERS = (
     {"p2v.model", "p2v.errors"},
     {
         "p2v.guest_wishes", "p2v.grades", "p2v.ui", "p2v.command", "p2v.atomic", "p2v.log", "p2v.journal",
-        "p2v.retry", "p2v.watchdog", "p2v.globbing", "p2v.restore.model", "p2v.hive_logs", "p2v.ntfs_security", "p2v.guest_handle",
+        "p2v.retry", "p2v.watchdog", "p2v.globbing", "p2v.restore.model", "p2v.hive_logs", "p2v.guest_handle",
     },
     {"p2v.disk", "drivers", "conversions", "p2v.accelerator", "p2v.vsphere", "p2v.driver_media"},
     {

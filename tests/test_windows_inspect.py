@@ -19,7 +19,6 @@ from conversions.nt.registry import Value, dword, multi_sz, sz
 from fixtures.command import FixtureError
 from fixtures.windows import guests
 from fixtures.windows.spec import GUESTS, STATIC_MAC
-from p2v import ntfs_security
 from p2v.errors import GuestError
 from p2v.guest import Access, Guest
 from p2v.guest_systems import open_system
@@ -60,7 +59,7 @@ class VolumeGuest(TreeGuest):
         self.root.mkdir(parents=True)
         self.folder = folder
         self.devices = devices
-        self.attributes: dict[str, tuple[str, bytes]] = {}
+        self.protected: list[str] = []
         self.sector = bytearray(512)
         if active:
             self.sector[430 + 16 * active] = 0x80
@@ -104,10 +103,10 @@ class VolumeGuest(TreeGuest):
             raise GuestError("Read-only file system")
         self.host(path).write_bytes(content)
 
-    def set_attribute(self, path: str, name: str, content: bytes) -> None:
+    def protect(self, path: str) -> None:
         if path.startswith("/p2v-esp"):
-            raise GuestError("Operation not supported")
-        self.attributes[path] = (name, content)
+            raise GuestError("Operation not permitted")
+        self.protected.append(path)
 
     def read_start(self, path: str, *, count: int) -> bytes:
         return self.read(path)[:count]
@@ -467,10 +466,9 @@ def test_what_is_new_on_ntfs_is_for_administrators_to_change(tmp_path: Path) -> 
     files.write("/Windows/old.sys", b"newer")
     files.copy("/Windows/old.sys", "/Windows/copy.sys")
     files.write("/@esp/new.efi", b"on FAT")
-    name = ntfs_security.ATTRIBUTE
-    assert guest.attributes == {
-        "/p2v-root/Windows/p2v": (name, ntfs_security.FOLDER),
-        "/p2v-root/Windows/p2v/deeper": (name, ntfs_security.FOLDER),
-        "/p2v-root/Windows/p2v/run.cmd": (name, ntfs_security.FILE),
-        "/p2v-root/Windows/copy.sys": (name, ntfs_security.FILE),
-    }
+    assert guest.protected == [
+        "/p2v-root/Windows/p2v",
+        "/p2v-root/Windows/p2v/deeper",
+        "/p2v-root/Windows/p2v/run.cmd",
+        "/p2v-root/Windows/copy.sys",
+    ]
