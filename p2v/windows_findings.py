@@ -16,7 +16,7 @@ from p2v.disk.maps.ntfs_state import NtfsState, read_state
 from p2v.model import Disk, Finding, Partition, Severity
 
 SHUT_DOWN = "start Windows there and shut it down whole: shutdown /s /f /t 0"
-WITHOUT_SESSION = "where it starts no more, give up the session with: ntfs-3g -o remove_hiberfile VOLUME /mnt && umount /mnt"
+WITHOUT_SESSION = "where it starts no more, give up the session: ntfs-3g -o remove_hiberfile VOLUME /mnt"
 LDM_TYPES = ("42", "5808c8aa-7e8f-42e0-85d2-e1e90434cfb3", "af9b60a0-1431-4f62-bc68-3311714a69ad")
 """Partitions of dynamic disks: on an MBR, and on a GPT metadata and data."""
 SPACES_TYPE = "e75caf8f-f680-4cee-afa3-b001e56efc2d"
