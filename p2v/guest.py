@@ -38,6 +38,7 @@ MESSAGE_LIMIT = 1 * MiB
 """Larger contents do not fit into one message of libguestfs' protocol (4 MiB) with certainty."""
 TEXT_LIMIT = 800
 LUKS = "crypto_LUKS"
+SELINUX_LABEL = "security.selinux"
 BACKEND_VARIABLE = "LIBGUESTFS_BACKEND"
 
 
@@ -376,9 +377,10 @@ class Guest:
         """Owner, mode and SELinux label of a new file; the label is the folder's, as the kernel does it."""
         self._handle.chown(0, 0, path)
         self._handle.chmod(0o644, path)
-        with contextlib.suppress(RuntimeError):
-            label = self._handle.lgetxattr(folder, "security.selinux")
-            self._handle.lsetxattr("security.selinux", label, len(label), path)
+        with contextlib.suppress(RuntimeError, UnicodeDecodeError):
+            # The binding takes text, which the NUL at the end of a label is not.
+            label = self._handle.lgetxattr(folder, SELINUX_LABEL).rstrip(b"\0").decode("ascii")
+            self._handle.lsetxattr(SELINUX_LABEL, label, len(label), path)
 
     @contextlib.contextmanager
     def _calling(self, what: str, *, seconds: float = CALL_SECONDS) -> Iterator[None]:

@@ -26,6 +26,7 @@ from tests.conftest import need_tools
 ROOT_UUID = "0d16e81d-026f-5e37-9720-4ceccfd31b34"
 BOOT_UUID = "b538bb1d-a5f7-502c-b6c8-c9e717dd061a"
 SIZE = 64 * MiB
+LABEL = b"system_u:object_r:etc_t:s0"
 
 
 @given(st.text(max_size=400))
@@ -94,6 +95,8 @@ def make_disk(folder: Path) -> Path:
     (tree / "etc/link").symlink_to("/etc/owned")
     (tree / "etc/escape").symlink_to("/../../../../etc/p2v-escaped")
     os.mkfifo(tree / "etc/fifo")
+    (tree / "labelled").mkdir()
+    os.setxattr(tree / "labelled", "security.selinux", LABEL + b"\0")
     check(
         ["mke2fs", "-q", "-t", "ext4", "-U", ROOT_UUID, "-d", tree, "-E", f"offset={MiB}", image, "32m"],
         timeout=20,
@@ -151,6 +154,11 @@ class TestOpenGuest:
         assert (status["st_uid"], status["st_gid"], status["st_mode"] & 0o7777) == (7, 42, 0o640)
         guest.write("/etc/owned", b"through the link")
         assert guest.read("/etc/link") == b"through the link"
+
+    def test_a_new_file_has_the_label_of_its_folder(self, guest: Guest) -> None:
+        assert guest._handle.lgetxattr("/labelled", "security.selinux") == LABEL + b"\0"
+        guest.write("/labelled/new", b"")
+        assert guest._handle.lgetxattr("/labelled/new", "security.selinux").rstrip(b"\0") == LABEL
 
     def test_a_link_out_of_the_guest_stays_inside(self, guest: Guest) -> None:
         assert not guest.exists("/etc/escape")
