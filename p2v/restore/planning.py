@@ -129,9 +129,19 @@ def own_disk(captured: Disk, disks: Iterable[Disk]) -> Disk:
 
 
 def _is_same(disk: Disk, captured: Disk) -> bool:
+    """All names that both have must be equal; a disk that had any is not known by its contents."""
+    names = ((_bare(disk.wwn), _bare(captured.wwn)), (_own_serial(disk), _own_serial(captured)))
+    if known := [(here, there) for here, there in names if here and there]:
+        return all(here == there for here, there in known)
     if captured.serial or captured.wwn:
-        return (disk.serial, disk.wwn) == (captured.serial, captured.wwn)
+        return False
     return bool(captured.table_id) and disk.table_id == captured.table_id
+
+
+def _own_serial(disk: Disk) -> str:
+    """Empty where a system shows the WWN in its place, as older ones do for SCSI disks."""
+    serial = _bare(disk.serial)
+    return "" if serial == _bare(disk.wwn) else serial
 
 
 def _moves(images: Sequence[SourceDisk], metal: Metal, wishes: RestoreWishes) -> Iterator[DiskMove]:

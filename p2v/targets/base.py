@@ -36,7 +36,9 @@ NAME_LIMIT = 100
 SERIAL_LIMIT = 20
 SECTOR = 512
 
-UNPROVABLE = frozenset({DiskBus.HYPERV_SCSI, DiskBus.XEN_BLK, DiskBus.LSI_LOGIC, DiskBus.BUSLOGIC})
+UNPROVABLE = frozenset(
+    {DiskBus.HYPERV_SCSI, DiskBus.XEN_BLK, DiskBus.LSI_LOGIC, DiskBus.BUSLOGIC, DiskBus.METAL}
+)
 """Disk buses that QEMU does not emulate, so that no boot on them can be tried here."""
 
 

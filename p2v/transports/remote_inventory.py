@@ -73,10 +73,12 @@ def udev(numbers: str) -> "dict[str, str]":
 
 
 def serial_of(base: str, properties: "dict[str, str]") -> str:
+    """What is on the disk's label, as lsblk finds it: the short one of a SCSI disk may be its WWN."""
     page = text(base + "/device/vpd_pg80", 256)[4:].strip("\x00 \t\n")
     return (
-        properties.get("ID_SERIAL_SHORT")
+        properties.get("SCSI_IDENT_SERIAL")
         or properties.get("ID_SCSI_SERIAL")
+        or properties.get("ID_SERIAL_SHORT")
         or word(base + "/device/serial")
         or page
     )

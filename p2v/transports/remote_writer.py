@@ -61,6 +61,7 @@ CLEAR_STEP = 256 * 1024 * 1024
 IDLE_SECONDS = 120.0
 # linux/fs.h: _IO(0x12, …).
 BLKRRPART, BLKFLSBUF, BLKSSZGET, BLKDISCARD, BLKZEROOUT = 0x125F, 0x1261, 0x1268, 0x1277, 0x127F
+SERIALS = ("SCSI_IDENT_SERIAL", "ID_SCSI_SERIAL", "ID_SERIAL_SHORT")
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL)
 
 
@@ -133,7 +134,7 @@ def names_of(number: int) -> "dict[str, set[str]]":
     serial = text(base + "/device/serial").replace("\x00", " ").strip()
     wwn = text(base + "/wwid").replace("\x00", " ").strip()
     return {
-        "serial": {known.get("ID_SERIAL_SHORT", ""), known.get("ID_SCSI_SERIAL", ""), serial, page},
+        "serial": {known.get(name, "") for name in SERIALS} | {serial, page},
         "wwn": {known.get("ID_WWN_WITH_EXTENSION", ""), known.get("ID_WWN", ""), wwn},
     }
 

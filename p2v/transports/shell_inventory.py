@@ -103,8 +103,9 @@ def _disk(group: Values, values: Values) -> dict[str, object]:
         "sector_size": _number(facts.get("disk queue/logical_block_size", ""), otherwise=512),
         "removable": facts.get("disk removable") == "1",
         "model": facts.get("disk device/model", ""),
-        "serial": udev.get("ID_SERIAL_SHORT")
+        "serial": udev.get("SCSI_IDENT_SERIAL")
         or udev.get("ID_SCSI_SERIAL")
+        or udev.get("ID_SERIAL_SHORT")
         or facts.get("disk device/serial")
         or facts.get("disk page", ""),
         "wwn": udev.get("ID_WWN_WITH_EXTENSION") or udev.get("ID_WWN") or facts.get("disk wwid", ""),

@@ -68,7 +68,8 @@ def move(name: str, image: Path, folder: Path, targets: tuple[str, ...], drivers
     wanted = [word for target in targets for word in ("--to", target)]
     given: list[str | Path] = ["--drivers", drivers] if drivers else []
     home, runs = folder / "home", folder / "runs"
-    answer = p2v("convert", image, *wanted, *given, "--output", runs, "--name", "win", "--cpus", "1", "--json", home=home)
+    given += ["--output", runs, "--name", "win", "--cpus", "1", "--json"]
+    answer = p2v("convert", image, *wanted, *given, home=home)
     assert answer.code == 0, answer.stderr
     receipt: Receipt = RECEIPT.validate_json(answer.stdout)
     return Moved(GUESTS[name], runs / "win", home, receipt)

@@ -213,6 +213,11 @@ def test_a_rollback_finds_its_own_disks_and_costs_nothing() -> None:
     assert plan.nics == (NicMove("52:54:00:99:00:01", OLD_MAC),)
 
 
+def test_a_rollback_knows_a_disk_whose_wwn_was_shown_for_its_serial() -> None:
+    there = metal(replace(FIRST, serial="0025388a"))
+    assert rollback(there).moves[0].target.wwn == FIRST.wwn
+
+
 @pytest.mark.parametrize(
     "there",
     [

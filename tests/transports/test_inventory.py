@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from p2v.model import GiB, MiB
+from p2v.transports import remote_inventory
 from p2v.transports.inventory import parse_inventory
 
 DISK = {
@@ -98,3 +99,17 @@ def test_a_uuid_that_every_board_has_names_no_machine(uuid: str) -> None:
 def test_removable_and_tiny_disks_are_not_the_machines() -> None:
     disks = [DISK, {**DISK, "name": "sdb", "removable": True}, {**DISK, "name": "sdc", "size": 4096}]
     assert [disk.path for disk in parse_inventory({**FACTS, "disks": disks}).machine.disks] == ["/dev/sda"]
+
+
+@pytest.mark.parametrize(
+    ("properties", "serial"),
+    [
+        ({"ID_SERIAL_SHORT": "S3Z8"}, "S3Z8"),
+        ({"ID_SERIAL_SHORT": "5000c500a1", "ID_SCSI_SERIAL": "ZA2"}, "ZA2"),
+        ({"ID_SCSI_SERIAL": "ZA2", "SCSI_IDENT_SERIAL": "ZA2-LABEL"}, "ZA2-LABEL"),
+        ({}, ""),
+    ],
+)
+def test_the_serial_is_that_of_the_label(properties: dict[str, str], serial: str) -> None:
+    """udev calls the WWN of a SCSI disk its short serial."""
+    assert remote_inventory.serial_of("/nowhere", properties) == serial

@@ -384,7 +384,8 @@ SAID = """Welcome to metal12!
 
 =disk udev
 +S:disk/by-id/ata-X
-+E:ID_SERIAL_SHORT=S3RIAL
++E:ID_SERIAL_SHORT=5000
++E:ID_SCSI_SERIAL=S3RIAL
 +E:ID_WWN=0x5000
 
 =partition
