@@ -16,6 +16,7 @@ from drivers.inf.index import DriverIndex
 from p2v.atomic import write_atomically
 from p2v.disk.copy import Progress
 from p2v.disk.used import disk_map
+from p2v.disk.view import LinearView
 from p2v.errors import ConnectionLost, LicenseError, TargetError, TransportError, UsageError
 from p2v.guest_unlock import Keys
 from p2v.house import House, Source
@@ -268,9 +269,11 @@ def _run_folder(run: RestoreRun) -> Path:
 def _open_job(
     folder: Path, kind: Kind, move: DiskMove, disk: PreparedDisk, origin: Path
 ) -> Iterator[DiskJob]:
-    with open_source(disk.path, disk.format, move.target.sector_size) as device:
-        if device.size != disk.size:
-            raise TargetError(f"{disk.path} has {device.size} bytes instead of {disk.size}")
+    with open_source(disk.path, disk.format, move.target.sector_size) as file:
+        if file.size < disk.size:
+            raise TargetError(f"{disk.path} has {file.size} bytes instead of {disk.size}")
+        # Of an image that was shrunk, what lies behind the new end is still there.
+        device = LinearView(file, ((0, disk.size),), name=str(disk.path)) if file.size > disk.size else file
         used = disk_map(device, move.target)
         as_captured = (
             kind is Kind.ROLLBACK
