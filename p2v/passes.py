@@ -170,7 +170,7 @@ class Passes:
         """
 
         def one(work: DiskWork, stop: Stop, phase: Phase) -> list[Captured]:
-            with self._source.open_disk(work.disk) as device, _counted(phase) as progress:
+            with self._source.open_disk(work.disk) as device, counted_once(phase) as progress:
                 captured = work.copy(device, stop, progress, None)
             if then is not None:
                 then(work)
@@ -239,7 +239,7 @@ class Passes:
 
 
 @contextmanager
-def _counted(phase: Phase) -> Iterator[Progress]:
+def counted_once(phase: Phase) -> Iterator[Progress]:
     """Progress of one try, which does not count when the try fails: the next one begins from the start."""
     counted = 0
 

@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 
 from drivers.inf.index import DriverIndex
 from p2v.atomic import write_atomically
-from p2v.disk.copy import Progress
 from p2v.disk.used import disk_map
 from p2v.disk.view import LinearView
 from p2v.errors import ConnectionLost, LicenseError, TargetError, TransportError, UsageError
@@ -24,6 +23,7 @@ from p2v.journal import read_note, to_json
 from p2v.licensing.ledger import Ledger, open_ledger
 from p2v.licensing.tiers import Feature
 from p2v.model import LicenseUse
+from p2v.passes import counted_once
 from p2v.restore.firmware import write_entries
 from p2v.restore.job import Kind, RestoreJob, parse_disks, parse_grow, parse_nics
 from p2v.restore.metal import probe_metal, rescue_transport
@@ -48,7 +48,6 @@ from p2v.restore.sources import Images, find_images, index_of, is_run, measured_
 from p2v.restore.writing import DiskJob, DiskWriter, DiskWritten
 from p2v.run import read_receipt
 from p2v.transports.writer_frames import DiskBusy
-from p2v.ui import Phase
 
 BUSY_SECONDS = 3.0
 """How long a writer whose line was closed may take to let its disk go."""
@@ -296,29 +295,12 @@ def _open_writer(job: DiskJob, source: Source) -> Iterator[DiskWriter]:
 
 def _write_and_read_back(job: DiskJob, writer: DiskWriter, house: House) -> DiskWritten:
     name = job.target.path
-    with house.ui.phase(f"Writing {name}", job.data_size) as phase, _counted(phase) as progress:
+    with house.ui.phase(f"Writing {name}", job.data_size) as phase, counted_once(phase) as progress:
         writer.progress = progress
         writer.write()
     with house.ui.phase(f"Reading back {name}", writer.unverified_size) as phase:
         writer.reading = phase.advance
         return writer.verify()
-
-
-@contextmanager
-def _counted(phase: Phase) -> Iterator[Progress]:
-    """Progress of one try, which does not count when the try fails: the next one begins from the start."""
-    counted = 0
-
-    def advance(size: int) -> None:
-        nonlocal counted
-        counted += size
-        phase.advance(size)
-
-    try:
-        yield advance
-    except BaseException:
-        phase.advance(-counted)
-        raise
 
 
 def enter_firmware(plan: RestorePlan, made: Prepared, source: Source, house: House) -> tuple[str, ...]:
