@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from fixtures.matrix.luks import format_luks
 from p2v.accelerator import Accelerator
-from p2v.command import check, run
+from p2v.command import check
 from p2v.errors import GuestError, UsageError
 from p2v.guest import Access, Guest, GuestDisk, open_guest
 from p2v.guest_inspect import Root, _without_snapshots, find_roots, mount_root
@@ -33,6 +34,7 @@ from tests.test_guest import need_guestfs
 
 KEY = "correct horse"
 BTRFS_ID, LUKS_ID, RAID_ID = "a" * 32, "b" * 32, "c" * 32
+LUKS_UUID = "4c554b53-0000-4000-8000-000000000001"
 DAMAGED_UUID = "0d16e81d-026f-5e37-9720-4ceccfd31b34"
 BOOT = "LABEL=theboot /boot ext4 defaults 0 2\n"
 
@@ -97,21 +99,10 @@ def make_damaged(image: Path) -> None:
     check(["debugfs", "-w", "-R", "clri <2>", image], timeout=20, reason="damage")
 
 
-def encrypt(image: Path, secret: Path) -> None:
-    """On a busy machine qemu-img cannot measure how fast it is, and says so; it is asked again."""
-    options = "key-secret=key,iter-time=10,hash-alg=sha256"
-    argv: list[str | Path] = ["qemu-img", "create", "-q", "--object", f"secret,id=key,file={secret}"]
-    for _ in range(4):
-        done = run([*argv, "-f", "luks", "-o", options, image, "60M"], timeout=60)
-        if done.code == 0:
-            return
-    pytest.fail(done.stderr)
-
-
 @pytest.fixture(scope="module")
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     need_guestfs()
-    need_tools("qemu-img", "mke2fs", "debugfs")
+    need_tools("cryptsetup", "mke2fs", "debugfs")
     folder = tmp_path_factory.mktemp("roots")
     images = [folder / f"disk{number}.raw" for number in range(6)]
     sizes = (192, 32, 32, 64, 16, 16)
@@ -120,7 +111,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
             file.truncate(size * MiB)
     secret = folder / "secret"
     secret.write_text(KEY)
-    encrypt(images[3], secret)
+    format_luks(images[3], 64 * MiB, secret, identifier=LUKS_UUID)
     make_damaged(images[5])
     disks = [GuestDisk(image, ImageFormat.RAW) for image in images]
     with open_guest(disks, access=Access.READ_WRITE, accelerator=Accelerator.TCG) as opened:

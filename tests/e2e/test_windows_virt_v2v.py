@@ -111,7 +111,12 @@ def by_virt_v2v(image: Path, drivers: Path, folder: Path) -> Path:
     tools.mkdir()
     out.mkdir()
     (tools / "rhsrvany.exe").write_bytes(b"MZ, and nothing that anybody starts")
-    settings = (f"VIRTIO_WIN={drivers}", f"VIRT_TOOLS_DATA_DIR={tools}", "LIBGUESTFS_BACKEND=direct")
+    settings = (
+        f"VIRTIO_WIN={drivers}",
+        f"VIRT_TOOLS_DATA_DIR={tools}",
+        "LIBGUESTFS_BACKEND=direct",
+        "LIBGUESTFS_BACKEND_SETTINGS=force_tcg",  # a /dev/kvm that is there may hang
+    )
     copy = folder / "disk.raw"
     run(["cp", "--sparse=always", image, copy], timeout=120)
     words: list[str | Path] = [
