@@ -18,10 +18,11 @@ import pytest
 from fixtures.build import SPECS, build
 from fixtures.build.machines import NETWORK, USERS
 from fixtures.matrix import HOSTS, Host, build_host
-from fixtures.matrix.grub import GrubBios
+from fixtures.matrix.grub import GrubBios, GrubEfi
 from fixtures.matrix.initramfs import InitramfsTools
 from fixtures.matrix.nvram import empty_variables
-from fixtures.matrix.spec import Drive, Kind, Slot, Volume
+from fixtures.matrix.spec import Drive, Kind, Slot, Table, Volume
+from fixtures.matrix.spec import Firmware as HostFirmware
 from fixtures.metal import DEFAULT_HARDWARE, start_metal
 from fixtures.metal import Metal as Running
 from p2v import command
@@ -34,7 +35,7 @@ from p2v.restore.firmwares import firmware_finding
 from p2v.restore.measure import measured
 from p2v.restore.model import DiskMove, Metal, NicMove, PciDevice, Prepared, Resize, RestorePlan, SourceDisk
 from p2v.restore.prepare import prepare
-from p2v.restore.relayout import fits
+from p2v.restore.relayout import BIOS_BOOT, fits
 from p2v.transports import SshOptions, open_transport
 from p2v.ui import UI, ProgressStyle
 from tests.conftest import need_tools
@@ -125,6 +126,39 @@ def debian_both() -> Source:
     return Source(built.images[0], built.key, built.host_key, Firmware.BIOS)
 
 
+FROM_UEFI = Host(
+    name="debian12-uefi-for-both",
+    suite="bookworm",
+    hostname="uefi12",
+    network=NETWORK,
+    users=USERS,
+    firmware=HostFirmware.UEFI,
+    loader=GrubEfi(),
+    initramfs=InitramfsTools(),
+    packages=("grub-pc-bin", "dosfstools"),
+    root="/dev/sda3",
+    drives=(
+        Drive(
+            4096 * MiB,
+            (
+                Slot(1, 1 * MiB, 1 * MiB, None, BIOS_BOOT),
+                Slot(2, 2 * MiB, 128 * MiB, Volume(Kind.VFAT, "/boot/efi", options="umask=0077"), "uefi"),
+                Slot(3, 130 * MiB, 3000 * MiB, Volume(Kind.EXT4, "/")),
+                Slot(4, 3130 * MiB, 256 * MiB, Volume(Kind.SWAP), "swap"),
+            ),
+            DEFAULT_HARDWARE.disk_serial,
+            Table.GPT,
+        ),
+    ),
+)
+"""Started by UEFI, with an empty BIOS boot partition, and the package for it: as images of the clouds are."""
+
+
+def debian_from_uefi() -> Source:
+    built = build_host(FROM_UEFI)
+    return Source(built.images[0], built.key, built.host_key, Firmware.UEFI)
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     source: Callable[[], Source]
@@ -143,6 +177,7 @@ CASES = {
     "bios-nvme-larger": Case(debian_bios, NVME, 5200 * MiB, Resize.GROW, (4400, 4690)),
     "uefi-lvm-nvme-larger": Case(debian_lvm, NVME, 5200 * MiB, Resize.GROW, (4200, 4400), Firmware.UEFI),
     "uefi-lvm-nvme-smaller": Case(debian_lvm, NVME, 3300 * MiB, Resize.SHRINK, (1900, 2048), Firmware.UEFI),
+    "uefi-to-bios": Case(debian_from_uefi, MEGASAS, 4096 * MiB, Resize.KEEP, (2700, 3000)),
     "bios-to-uefi": Case(debian_both, NVME, 4096 * MiB, Resize.KEEP, (2700, 3000), Firmware.UEFI),
 }
 IN_EVERY_RUN = ("bios-megasas-smaller",)
