@@ -6,8 +6,8 @@ Only the standard library. Words that it looks for:
     ip=dhcp                                   what is done without any word
     ip=ADDRESS/PREFIX[,GATEWAY[,DNS[,…]]]     IPv4 or IPv6, such as ip=10.1.2.3/24,10.1.2.1,10.1.2.53
     ip=ADDRESS:SERVER:GATEWAY:NETMASK…        what PXE loaders add (the kernel's admin-guide/nfs/nfsroot.rst)
-    nic=NAME or nic=MAC                       the card that gets the address; else the first with a cable in
-    it BOOTIF=01-MAC                             the same, as PXE loaders say it
+    nic=NAME or nic=MAC                       the card that gets the address; else the first with a cable
+    BOOTIF=01-MAC                             the same, as PXE loaders say it
 
 A word that cannot be understood is told on the console, and DHCP is used.
 """
