@@ -17,7 +17,7 @@ from p2v.batch.schema import schema
 from p2v.batch.service import Wishes
 from p2v.errors import BatchIncomplete, UsageError
 from p2v.house import House
-from p2v.options import Command, common_options, make_house
+from p2v.options import Command, add_options, common_options, make_house
 from p2v.transports.rate import parse_rate
 
 
@@ -42,9 +42,7 @@ def batch_options(command: Command) -> Command:
             "--cluster", metavar="ADDRESS", default="", help="Work on a Dask cluster: tcp://scheduler:8786."
         ),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return add_options(command, options)
 
 
 @click.command("batch")

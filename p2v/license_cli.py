@@ -16,7 +16,7 @@ from p2v.house import House
 from p2v.licensing.faults import Fault
 from p2v.licensing.issuing import Order
 from p2v.licensing.tiers import Tier
-from p2v.options import Command, common_options, make_house
+from p2v.options import Command, add_options, common_options, make_house
 
 SECRET_LIMIT = 4096
 
@@ -113,9 +113,7 @@ def passphrase_options(command: Command) -> Command:
         click.option("--passphrase-file", type=click.Path(path_type=Path), help="Its first line."),
         click.option("--passphrase-env", metavar="NAME", help="The environment variable that holds it."),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return add_options(command, options)
 
 
 @group.command("keygen")

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import getpass
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from p2v.house import House, default_home
 from p2v.ui import UI, ProgressStyle, Volume
 
+if TYPE_CHECKING:
+    from p2v.house import House
+
 Command = Callable[..., Any]
+
+
+def add_options(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    """The command with these options, which its help shows in their order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def common_options(command: Command) -> Command:
@@ -29,13 +38,13 @@ def common_options(command: Command) -> Command:
             help="How progress is shown on standard error.",
         ),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return add_options(command, options)
 
 
 def make_house(options: dict[str, Any]) -> House:
     """The terminal and the home for one command, out of the common options (which are taken out)."""
+    from p2v.house import House, default_home
+
     quiet, verbose = options.pop("quiet"), options.pop("verbose")
     volume = Volume.QUIET if quiet else Volume.VERBOSE if verbose else Volume.NORMAL
     ui = UI(style=ProgressStyle(options.pop("progress")), volume=volume)

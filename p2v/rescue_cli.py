@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import TypeAdapter
 
 from p2v.options import common_options, make_house
-from p2v.rescue import Order, Rescue, build_rescue, read_keys
 from p2v.ui import human_size
 
-_RESCUE = TypeAdapter(Rescue)
+if TYPE_CHECKING:
+    from p2v.rescue import Rescue
 
 
 @click.group("rescue")
@@ -51,10 +50,18 @@ def group() -> None:
 @common_options
 def build_command(key_files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Build an image that BIOS and UEFI start, from CD, USB stick and PXE."""
+    from p2v.rescue import Order, build_rescue, read_keys
+
     house = make_house(options)
     order = Order(keys=read_keys(key_files, home=Path.home()), **options)
     made = build_rescue(order, house.home / "cache" / "rescue", house.ui)
-    house.ui.result(_RESCUE.dump_json(made, indent=2).decode() if as_json else rescue_text(made))
+    house.ui.result(rescue_json(made) if as_json else rescue_text(made))
+
+
+def rescue_json(made: Rescue) -> str:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(type(made)).dump_json(made, indent=2).decode()
 
 
 def rescue_text(made: Rescue) -> str:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from p2v import pipeline
 from p2v.errors import PlanRefused, UsageError
-from p2v.house import House
-from p2v.job import job_from_json
-from p2v.options import Command, common_options, make_house
-from p2v.restore import words
-from p2v.restore.job import Kind, RestoreJob
-from p2v.restore.model import RestorePlan
-from p2v.restore.planning import disk_names, is_called
-from p2v.restore.runs import RestoreReceipt, is_restore_run, read_restore_journal, read_restore_receipt
-from p2v.retry import parse_duration
-from p2v.run import read_journal
+from p2v.job_options import HOST_KEYS, LUKS_KEY_FILE, RETRY_FOR
+from p2v.options import Command, add_options, common_options, make_house
+
+if TYPE_CHECKING:
+    from p2v.house import House
+    from p2v.restore.job import RestoreJob
+    from p2v.restore.model import RestorePlan
+    from p2v.restore.runs import RestoreReceipt
 
 DEFAULT_OUTPUT = Path("p2v-runs")
 
@@ -32,39 +29,16 @@ def _login_options(command: Command) -> Command:
         click.option(
             "--identity", type=click.Path(path_type=Path), help="Private key file for the rescue system."
         ),
-        click.option("--known-hosts", type=click.Path(path_type=Path), help="Instead of ~/.ssh/known_hosts."),
-        click.option(
-            "--accept-new-host-key", is_flag=True, help="Remember the key of a host that is not known yet."
-        ),
-        click.option(
-            "--retry-for",
-            default="",
-            metavar="DURATION",
-            callback=_check_duration,
-            help="How long to try a lost connection again, such as 2h; default: 10m. 0: not at all.",
-        ),
-        click.option(
-            "--luks-key-file",
-            "luks_key_files",
-            multiple=True,
-            callback=lambda _context, _option, values: tuple(Path(value).absolute() for value in values),
-            help="A file whose first line is the passphrase of an encrypted disk; may stand several times.",
-        ),
+        *HOST_KEYS,
+        RETRY_FOR,
+        LUKS_KEY_FILE,
         click.option(
             "--drivers",
             type=click.Path(path_type=Path, resolve_path=True),
             help="Drivers for a Windows: a folder, or an ISO image.",
         ),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _check_duration(_context: click.Context, _option: click.Parameter, value: str) -> str:
-    if value:
-        parse_duration(value)
-    return value
+    return add_options(command, options)
 
 
 @click.command()
@@ -103,6 +77,10 @@ def _check_duration(_context: click.Context, _option: click.Parameter, value: st
 @common_options
 def restore(source: str, as_json: bool, as_is: bool, dry_run: bool, **options: Any) -> None:
     """Put an image or a virtual machine onto a physical machine that runs a rescue system."""
+    from p2v import pipeline
+    from p2v.restore import words
+    from p2v.restore.job import Kind, RestoreJob
+
     may_ask = not options["yes"]
     house = make_house(options)
     options["output"] = options["output"] or DEFAULT_OUTPUT
@@ -132,6 +110,10 @@ def restore(source: str, as_json: bool, as_is: bool, dry_run: bool, **options: A
 @common_options
 def rollback(run: Path, content: str, check: bool, as_json: bool, **options: Any) -> None:
     """Undo a conversion: the physical machine gets its own disks back."""
+    from p2v import pipeline
+    from p2v.restore import words
+    from p2v.restore.job import Kind, RestoreJob
+
     house, confirmed = _house_of(options)
     options["output"] = options["output"] or run.absolute().parent
     options["to"] = options["to"] or _origin(run)
@@ -169,6 +151,9 @@ def _absolute_one(part: str) -> str:
 
 
 def _origin(run: Path) -> str:
+    from p2v.job import job_from_json
+    from p2v.run import read_journal
+
     source = job_from_json(read_journal(run).job, where=run).source
     if not source.startswith("ssh://"):
         raise UsageError(f"{run} was made from {source}, not from a machine", hint="Give --to ssh://RESCUE")
@@ -181,6 +166,8 @@ def _nothing_typed(plan: RestorePlan) -> tuple[str, ...]:
 
 def _typed_serials(job: RestoreJob, house: House) -> Callable[[RestorePlan], tuple[str, ...]]:
     """Shows what will be lost, and has the serial of each disk typed that was not named by --erase."""
+    from p2v.restore import words
+    from p2v.restore.planning import disk_names, is_called
 
     def ask(plan: RestorePlan) -> tuple[str, ...]:
         targets = [move.target for move in plan.moves]
@@ -197,6 +184,7 @@ def _typed_serials(job: RestoreJob, house: House) -> Callable[[RestorePlan], tup
 
 def _agreed(house: House, confirmed: bool) -> Callable[[RestorePlan], tuple[str, ...]]:
     """A rollback finds its own disks; that it is meant is said once, by --yes or at the terminal."""
+    from p2v.restore import words
 
     def ask(plan: RestorePlan) -> tuple[str, ...]:
         if confirmed:
@@ -213,12 +201,17 @@ def _agreed(house: House, confirmed: bool) -> Callable[[RestorePlan], tuple[str,
 
 
 def _show(receipt: RestoreReceipt, output: Path, house: House, *, as_json: bool) -> None:
+    from p2v.restore import words
+
     text = words.receipt_json(receipt) if as_json else words.receipt_text(receipt, output / receipt.plan.name)
     house.ui.result(text)
 
 
 def resume(directory: Path, house: House, *, retry_for: str, as_json: bool) -> bool:
     """Go on with a restore; False where the directory holds none."""
+    from p2v import pipeline
+    from p2v.restore.runs import is_restore_run
+
     if not is_restore_run(directory):
         return False
     receipt = pipeline.resume_restore(directory, house, retry_for=retry_for)
@@ -228,6 +221,9 @@ def resume(directory: Path, house: House, *, retry_for: str, as_json: bool) -> b
 
 def show(directory: Path, house: House, *, as_json: bool) -> bool:
     """Show a restore; False where the directory holds none."""
+    from p2v.restore import words
+    from p2v.restore.runs import is_restore_run, read_restore_journal, read_restore_receipt
+
     if not is_restore_run(directory):
         return False
     receipt = read_restore_receipt(directory)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from p2v.errors import UsageError
-from p2v.options import Command
+from p2v.options import Command, add_options
 from p2v.vsphere.credentials import PasswordKind, PasswordSource, parse_password
 from p2v.vsphere.settings import (
     Destination,
@@ -63,9 +63,7 @@ def vsphere_options(command: Command) -> Command:
         ),
         _option("power_on", is_flag=True, help="Start the machine once it is imported."),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return add_options(command, options)
 
 
 def _option(name: str, **settings: Any) -> Any:

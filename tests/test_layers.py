@@ -39,9 +39,10 @@ LAYERS = (
     {"p2v.pipeline"},
     {"p2v.batch"},
     {"p2v.doctor", "p2v.options"},
-    {"p2v.report", "p2v.vsphere_cli"},
+    {"p2v.report", "p2v.vsphere_cli", "p2v.job_options"},
     {"p2v.license_report"},
-    {"p2v.batch_cli", "p2v.license_cli", "p2v.restore_cli", "p2v.rescue_cli"},
+    {"p2v.batch_cli", "p2v.license_cli", "p2v.restore_cli", "p2v.rescue_cli", "p2v.host_cli"},
+    {"p2v.convert_cli"},
     {"p2v.cli"},
     {"p2v.__main__"},
 )  # fmt: skip

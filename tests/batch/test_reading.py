@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from p2v.batch import document
 from p2v.batch.manifest import Answer, OnFailure
 from p2v.batch.schema import MachineForm, ManifestForm, SettingsForm, VsphereForm, schema
-from p2v.cli import convert
+from p2v.convert_cli import convert
 from p2v.errors import UsageError
 from p2v.job import Job
 from p2v.model import Choice, ConsistencyWish, Goal, MiB, Removal
