@@ -16,7 +16,10 @@ LAYERS = (
         "p2v.guest_wishes", "p2v.grades", "p2v.ui", "p2v.command", "p2v.atomic", "p2v.log", "p2v.journal",
         "p2v.retry", "p2v.watchdog", "p2v.globbing", "p2v.restore.model", "p2v.hive_logs", "p2v.guest_handle",
     },
-    {"p2v.disk", "drivers", "conversions", "p2v.accelerator", "p2v.vsphere", "p2v.driver_media"},
+    {
+        "p2v.disk", "drivers", "conversions", "p2v.accelerator", "p2v.vsphere", "p2v.driver_media",
+        "p2v.run_folder",
+    },
     {
         "p2v.plan", "p2v.transports", "p2v.targets", "p2v.guest", "p2v.proof", "p2v.run", "p2v.licensing",
         "p2v.job",

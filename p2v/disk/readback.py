@@ -21,7 +21,7 @@ from p2v.disk.image_file import ImageFile
 from p2v.errors import TargetError, VerifyError
 from p2v.model import MiB
 
-FLUSH_BYTES = 128 * MiB
+FLUSH_BYTES = 32 * MiB
 """Written to the image between two flushes; without them the last one waits for the whole image."""
 
 

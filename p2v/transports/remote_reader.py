@@ -21,6 +21,7 @@ Answers come in the order of the requests. A handful of buffers goes round: memo
 import bisect
 import collections.abc
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -55,6 +56,9 @@ BUFFERS = WORKERS + 4
 SAMPLE = 131072
 TRIAL_EVERY = 32
 PIECE = 65536
+F_SETPIPE_SZ = 1031  # linux/fcntl.h; fcntl has it since Python 3.10
+ROOM = 1024 * 1024
+SHORTEST, LONGEST = 0.0002, 0.02
 # How Linux says that a sector is there and cannot be read; a bad medium is ENODATA to a direct read.
 READ_ERRORS = (errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ, errno.EBADMSG, errno.ETIMEDOUT)
 
@@ -76,12 +80,27 @@ def has_many_zeros(view: memoryview) -> bool:
     return zero * 4 >= max(1, len(pieces))
 
 
+def widen(sink: int) -> bool:
+    """Make a pipe hold 1 MiB instead of 64 KiB, and not wait where it is full; False for what is no pipe."""
+    try:
+        fcntl.fcntl(sink, F_SETPIPE_SZ, ROOM)
+        fcntl.fcntl(sink, fcntl.F_SETFL, fcntl.fcntl(sink, fcntl.F_GETFL) | os.O_NONBLOCK)
+    except OSError:
+        return False
+    return True
+
+
 class Line:
-    """Exact reads and writes on the two ends of the SSH channel."""
+    """Exact reads and writes on the two ends of the SSH channel.
+
+    sshd takes 32 KiB at a time. A writer that waits for room in the pipe is woken for each of them, which
+    costs more than the bytes: this one sleeps for about as long as half of the pipe takes to go.
+    """
 
     def __init__(self, source: io.BufferedReader, sink: int) -> None:
         self.source = source
         self.sink = sink
+        self.pause = SHORTEST
 
     def read(self, size: int) -> bytes:
         data = self.source.read(size)
@@ -90,13 +109,28 @@ class Line:
         return data
 
     def write(self, head: bytes, payload: "bytes | memoryview") -> None:
-        done = os.writev(self.sink, [head, payload]) - len(head)
+        done = self.put([head, payload]) - len(head)
         if done < 0:
             self.write(head[done:], payload)
             return
         rest = memoryview(payload)[done:]
         while rest:
-            rest = rest[os.write(self.sink, rest) :]
+            rest = rest[self.put([rest]) :]
+
+    def put(self, parts: "list[bytes | memoryview]") -> int:
+        slept = False
+        while True:
+            try:
+                done = os.writev(self.sink, parts)
+            except BlockingIOError:
+                time.sleep(self.pause)
+                slept = True
+                continue
+            if slept and done < ROOM // 4:
+                self.pause = min(self.pause * 2, LONGEST)
+            elif slept and done > ROOM // 2:
+                self.pause = max(self.pause / 2, SHORTEST)
+            return done
 
 
 class Disk:
@@ -523,6 +557,7 @@ class Server:
 
 def main() -> None:
     line = Line(io.open(0, "rb"), 1)
+    widen(1)
     try:
         Server(line).serve()
     except EOFError:

@@ -9,21 +9,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections import defaultdict, deque
+from collections import defaultdict
 from dataclasses import dataclass
 
 import paramiko
-from paramiko.buffered_pipe import PipeTimeout
 from paramiko.message import Message
-from paramiko.packet import Packetizer
 
-from p2v.model import GiB, KiB, MiB
+from p2v.transports.ssh_packets import PACKET, WINDOW, ChunkPipe, Packets
 from p2v.transports.ssh_wire import Wire, close_quietly
-
-WINDOW = 16 * MiB
-PACKET = 256 * KiB
-# Far below what RFC 4344 section 3.2 and RFC 5647 allow for AES. paramiko renews keys every 512 MiB.
-REKEY_BYTES = 4 * GiB
 
 # Without CBC and 3DES, which paramiko would still offer.
 CIPHERS = (
@@ -44,85 +37,6 @@ def quiet_paramiko() -> None:
     if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
         logger.addHandler(logging.NullHandler())
     logger.propagate = False
-
-
-class ChunkPipe:
-    """Received data as the pieces it came in; stands in for paramiko's `BufferedPipe`.
-
-    paramiko's own buffer is one array, moved to the front at each read: a large window makes it slow. It also
-    takes whatever is sent; here a server that ignores the window is cut off.
-    """
-
-    def __init__(self) -> None:
-        self._ready = threading.Condition()
-        self._chunks: deque[bytes] = deque()
-        self._first_at = 0
-        self._size = 0
-        self._wanted = 1
-        self._ended = False
-
-    def want(self, size: int) -> None:
-        """The next read waits for so many bytes, as long as some keep coming: a thread that is woken for each
-        packet costs more than the packet.
-        """
-        self._wanted = size
-
-    def feed(self, data: bytes | str) -> None:
-        piece = data.encode() if isinstance(data, str) else data
-        with self._ready:
-            if self._size + len(piece) > 2 * WINDOW:
-                raise paramiko.SSHException("The server sends more than was asked for")
-            if piece:
-                self._chunks.append(piece)
-                self._size += len(piece)
-                if self._size >= self._wanted:
-                    self._ready.notify_all()
-
-    def read_ready(self) -> bool:
-        with self._ready:
-            return self._size > 0
-
-    def read(self, nbytes: int, timeout: float | None = None) -> bytes:
-        """At most `nbytes`, at least one; empty at the end of the data. Raises PipeTimeout."""
-        with self._ready:
-            wanted, self._wanted = self._wanted, 1
-            while self._size < wanted and not self._ended:
-                before, self._wanted = self._size, wanted
-                self._ready.wait_for(lambda: self._size >= wanted or self._ended, timeout)
-                self._wanted = 1
-                if self._size == before and not self._ended:
-                    raise PipeTimeout
-            return self._take(nbytes) if self._size else b""
-
-    def _take(self, nbytes: int) -> bytes:
-        first = self._chunks[0]
-        piece = first[self._first_at : self._first_at + nbytes]
-        self._first_at += len(piece)
-        self._size -= len(piece)
-        if self._first_at == len(first):
-            self._chunks.popleft()
-            self._first_at = 0
-        return piece
-
-    def empty(self) -> bytes:
-        with self._ready:
-            pieces = []
-            while self._size:
-                pieces.append(self._take(self._size))
-            return b"".join(pieces)
-
-    def close(self) -> None:
-        with self._ready:
-            self._ended = True
-            self._ready.notify_all()
-
-    def __len__(self) -> int:
-        with self._ready:
-            return self._size
-
-
-class Packets(Packetizer):
-    REKEY_BYTES = REKEY_BYTES
 
 
 @dataclass(frozen=True, slots=True)

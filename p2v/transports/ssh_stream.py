@@ -9,7 +9,7 @@ import paramiko
 from p2v.errors import ConnectionLost
 from p2v.model import KiB, MiB
 from p2v.transports.ssh_auth import printable
-from p2v.transports.ssh_paramiko import ChunkPipe
+from p2v.transports.ssh_packets import received
 
 STALL_SECONDS = 60.0
 EXIT_SECONDS = 1.0
@@ -18,7 +18,8 @@ TAIL_READ = 64 * KiB
 # OpenSSH takes packets of 32 KiB; a larger slice would be copied again for each of them.
 WRITE_SLICE = 32 * KiB
 READ_SLICE = 4 * MiB
-WAKE_SIZE = 256 * KiB
+WAKE_SIZE = 64 * KiB
+"""Reads of less than this share packets."""
 
 BROKEN = (paramiko.SSHException, OSError, EOFError)
 """What paramiko raises when the line is gone; its time limits are OSErrors, too."""
@@ -67,16 +68,32 @@ class Stream:
         """Fill the view. Raises ConnectionLost, also when the command ends before."""
         rest = memoryview(view).cast("B")
         while rest:
-            if not self._ahead:
-                if isinstance(self._channel.in_buffer, ChunkPipe):
-                    self._channel.in_buffer.want(min(len(rest), WAKE_SIZE))
+            if not self._ahead and len(rest) < WAKE_SIZE:
                 # A packet as it came: small answers stand in it side by side.
                 self._ahead = memoryview(self._receive(READ_SLICE))
                 if not self._ahead:
                     raise self._lost()
-            piece = self._taken(len(rest))
-            rest[: len(piece)] = piece
-            rest = rest[len(piece) :]
+            rest = rest[self._move(rest) :]
+
+    def _move(self, view: memoryview) -> int:
+        if not self._ahead:
+            return self._receive_into(view)
+        piece = self._taken(len(view))
+        view[: len(piece)] = piece
+        return len(piece)
+
+    def _receive_into(self, view: memoryview) -> int:
+        """As much as is there, past paramiko's `recv`: its window is opened once for all of it."""
+        self._drain()
+        try:
+            size = received(self._channel, view)
+        except TimeoutError as error:
+            raise self._stalled("sent") from error
+        except BROKEN as error:
+            raise self._lost() from error
+        if size == 0:
+            raise self._lost()
+        return size
 
     def _taken(self, size: int) -> memoryview:
         piece, self._ahead = self._ahead[:size], self._ahead[size:]

@@ -23,8 +23,8 @@ from p2v.model import KiB
 SEND_STALL_SECONDS = 60.0
 CLOSE_SECONDS = 3.0
 PROXY_WORDS = 2000
-READ_AHEAD = 256 * KiB
-"""paramiko asks twice for each packet of 32 KiB; one question of the kernel serves several packets."""
+READ_AHEAD = 512 * KiB
+"""One question of the kernel serves several packets; at least twice the largest of them."""
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class Socket(Protocol):
 
 
 class Wire:
-    """A socket that reports a peer which takes no byte for `SEND_STALL_SECONDS`.
+    """A socket that reads ahead, and reports a peer which takes no byte for `SEND_STALL_SECONDS`.
 
     paramiko retries a send for ever and holds its write lock meanwhile, so that nothing can be closed either.
     """
@@ -80,8 +80,9 @@ class Wire:
     def __init__(self, inner: Socket) -> None:
         self._inner = inner
         self._waiting_since: float | None = None
-        self._ahead = b""
-        self._ahead_at = 0
+        self._ahead = memoryview(bytearray(READ_AHEAD))
+        self._from = 0
+        self._to = 0
         self._closed = False  # paramiko reads this name
 
     def send(self, data: bytes) -> int:
@@ -100,11 +101,48 @@ class Wire:
             raise BrokenPipeError(f"nothing was taken for {SEND_STALL_SECONDS:.0f} s") from cause
 
     def recv(self, size: int) -> bytes:
-        if self._ahead_at == len(self._ahead):
-            self._ahead, self._ahead_at = self._inner.recv(READ_AHEAD), 0
-        piece = self._ahead[self._ahead_at : self._ahead_at + size]
-        self._ahead_at += len(piece)
+        if self._from == self._to and not self._read_on():
+            return b""
+        piece = bytes(self._ahead[self._from : min(self._to, self._from + size)])
+        self._from += len(piece)
         return piece
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes were read ahead."""
+        return self._to - self._from
+
+    def peek(self, size: int) -> memoryview:
+        """The next `size` bytes, at most half of READ_AHEAD, good until the next call; `skip` takes them.
+
+        Raises TimeoutError when the socket does, and keeps what has come; EOFError at the end of the line.
+        """
+        while self._to - self._from < size:
+            if not self._read_on():
+                raise EOFError
+        return self._ahead[self._from : self._from + size]
+
+    def skip(self, size: int) -> None:
+        self._from += size
+
+    def _read_on(self) -> int:
+        """Read what there is; its size, 0 at the end of the line."""
+        if self._from == self._to:
+            self._from = self._to = 0
+        elif self._from >= READ_AHEAD // 2:
+            rest = self.waiting
+            self._ahead[:rest] = self._ahead[self._from : self._to]
+            self._from, self._to = 0, rest
+        got = self._receive(self._ahead[self._to :])
+        self._to += got
+        return got
+
+    def _receive(self, room: memoryview) -> int:
+        if isinstance(self._inner, socket.socket):
+            return self._inner.recv_into(room)
+        piece = self._inner.recv(len(room))
+        room[: len(piece)] = piece
+        return len(piece)
 
     def settimeout(self, seconds: float | None) -> None:
         self._inner.settimeout(seconds)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paramiko.buffered_pipe import PipeTimeout
 
-from p2v.transports import ssh_paramiko, ssh_wire
-from p2v.transports.ssh_paramiko import ChunkPipe
+from p2v.transports import ssh_packets, ssh_wire
+from p2v.transports.ssh_packets import ChunkPipe
 from p2v.transports.ssh_wire import ProxyLine, Wire, close_quietly, within
 
 
@@ -44,7 +44,7 @@ def test_a_read_waits_for_data_and_no_longer_than_asked() -> None:
 
 
 def test_a_server_that_ignores_the_window_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh_paramiko, "WINDOW", 1000)
+    monkeypatch.setattr(ssh_packets, "WINDOW", 1000)
     pipe = ChunkPipe()
     pipe.feed(bytes(2000))
     with pytest.raises(paramiko.SSHException, match="more than was asked"):
@@ -122,9 +122,70 @@ def test_what_stands_still_is_noticed_however_much_has_come() -> None:
     pipe = ChunkPipe()
     for _ in range(5):
         pipe.feed(b"x" * 10)
-    pipe.want(100)
+    view = memoryview(bytearray(100))
     began = time.monotonic()
     with pytest.raises(PipeTimeout):
-        pipe.read(100, timeout=0.2)
+        pipe.read_into(view, timeout=0.2, wake=100)
     assert time.monotonic() - began < 0.5
-    assert len(pipe.read(100, timeout=0.2)) == 10
+    assert pipe.read_into(view, timeout=0.2) == 50
+
+
+@given(st.lists(st.binary(max_size=50)), st.lists(st.integers(1, 40)))
+def test_views_are_filled_with_what_came(pieces: list[bytes], sizes: list[int]) -> None:
+    pipe = ChunkPipe()
+    for piece in pieces:
+        pipe.feed(memoryview(piece))
+    pipe.close()
+    out = b""
+    for size in sizes:
+        view = memoryview(bytearray(size))
+        out += bytes(view[: pipe.read_into(view, wake=size)])
+    assert out == b"".join(pieces)[: sum(sizes)]
+
+
+class Pieces:
+    """A socket that gives these pieces, then nothing for a while, then the end."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
+
+    def send(self, data: bytes) -> int:
+        return len(data)
+
+    def recv(self, size: int) -> bytes:
+        piece = self.pieces.pop(0) if self.pieces else b""
+        if piece == b"wait":
+            raise TimeoutError
+        if len(piece) > size:
+            self.pieces.insert(0, piece[size:])
+        return piece[:size]
+
+    def settimeout(self, seconds: float | None) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_a_wire_reads_ahead_and_keeps_what_came_before_a_pause() -> None:
+    wire = Wire(Pieces(b"abc", b"wait", b"defgh"))
+    with pytest.raises(TimeoutError):
+        wire.peek(5)
+    assert wire.waiting == 3
+    assert bytes(wire.peek(5)) == b"abcde"
+    wire.skip(4)
+    assert (wire.recv(1), wire.recv(100), wire.recv(100)) == (b"e", b"fgh", b"")
+    with pytest.raises(EOFError):
+        wire.peek(1)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=300), max_size=30), st.lists(st.integers(1, 32), max_size=200))
+def test_a_wire_loses_nothing_where_its_buffer_goes_round(pieces: list[bytes], sizes: list[int]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssh_wire, "READ_AHEAD", 64)
+        wire = Wire(Pieces(*pieces))
+        whole, out = b"".join(pieces), b""
+        for size in sizes:
+            if len(whole) - len(out) < size:
+                break
+            out += bytes(wire.peek(size))
+            wire.skip(size)
+        assert out == whole[: len(out)]
