@@ -9,27 +9,33 @@ from collections.abc import Sequence
 from conversions import esp, uefi
 from conversions.changes import Changes
 from conversions.loaders import find_loader
-from p2v.errors import GuestError
 from p2v.guest import Guest
-from p2v.model import Disk, Finding, Firmware, Machine, Partition, Severity, TableKind
+from p2v.model import Disk, Finding, Firmware, Machine, OperatingSystem, Partition, Severity, TableKind
+from p2v.restore import grub
 from p2v.restore.model import FirmwareEntry
 from p2v.restore.relayout import BIOS_BOOT
 
 ESP_TYPES = ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "ef")
 """On GPT, on MBR (UEFI specification 2.10, 5.3.3 and 5.2.2)."""
-INSTALLERS = ("/usr/sbin/grub-install", "/usr/sbin/grub2-install", "/sbin/grub2-install")
-PROGRAMS = {Firmware.UEFI: "/usr/lib/grub/x86_64-efi", Firmware.BIOS: "/usr/lib/grub/i386-pc"}
-PACKAGES = {Firmware.UEFI: "grub-efi-amd64-bin", Firmware.BIOS: "grub-pc-bin"}
 MOUNT_POINT = "/boot/efi"
 
 
-def firmware_finding(disks: Sequence[Disk], image: Firmware, metal: Firmware) -> Finding | None:
-    """Why a machine with the firmware `metal` cannot start a system that was installed for `image`.
+def firmware_finding(
+    disks: Sequence[Disk], image: Firmware, metal: Firmware, system: OperatingSystem | None = None
+) -> Finding | None:
+    """Why a machine with the firmware `metal` cannot start `system`, which was installed for `image`.
 
     None where it can, or where only the system itself can show it: that it has GRUB for both.
     """
     if image is metal or not disks:
         return None
+    if system and system.windows:
+        return Finding(
+            Severity.BLOCKER,
+            f"{system.name} was installed for {image.upper()} and starts by nothing else; this machine starts"
+            f" by {metal.upper()}",
+            f"Switch the machine's firmware to {image.upper()}, if it can",
+        )
     if metal is Firmware.UEFI and _esp_of(disks) is None:
         return Finding(
             Severity.BLOCKER,
@@ -61,7 +67,7 @@ def _has_room_for_bios(disk: Disk) -> bool:
 def change_firmware(guest: Guest, machine: Machine, image: Firmware, metal: Firmware) -> tuple[str, ...]:
     """Install the mounted guest's own GRUB for `metal`, where nothing of it is there; what was done.
 
-    Raises GuestError where the guest has no GRUB for it.
+    Raises GuestError where the guest has no GRUB for it, or no menu that it could show.
     """
     if metal is Firmware.UEFI:
         _mount_esp(guest, machine)
@@ -69,22 +75,7 @@ def change_firmware(guest: Guest, machine: Machine, image: Firmware, metal: Firm
             return ()
     if image is metal:
         return ()
-    program = next((path for path in INSTALLERS if guest.exists(path)), "")
-    if not program or not guest.is_dir(PROGRAMS[metal]):
-        raise GuestError(
-            f"The guest was installed for {image.upper()} and has no GRUB for {metal.upper()}",
-            hint=f"Install it on the source, then capture again: apt install {PACKAGES[metal]}",
-        )
-    if metal is Firmware.UEFI:
-        where = [
-            "--target=x86_64-efi",
-            f"--efi-directory={_esp_place(guest, machine)}",
-            "--no-nvram",
-            "--removable",
-        ]
-    else:
-        where = ["--target=i386-pc", guest.partition_device(0, 0)]
-    guest.run([program, *where])
+    grub.install(guest, machine, metal, esp=_esp_place(guest, machine))
     return (f"GRUB was installed for {metal.upper()}: the system was installed for {image.upper()}",)
 
 

@@ -213,7 +213,7 @@ def _findings(guest: Machine, moves: Sequence[DiskMove], metal: Metal, *, conver
         yield from _about_size(move) if not convert else [one for one in [fits(move)] if one]
     if convert:
         disks = tuple(move.source.disk for move in moves)
-        found = firmware_finding(disks, guest.firmware, metal.firmware)
+        found = firmware_finding(disks, guest.firmware, metal.firmware, guest.os)
         yield from [found] if found else []
     elif guest.firmware is not metal.firmware:
         yield _blocked(

@@ -17,11 +17,13 @@ from p2v.model import (
     Machine,
     MiB,
     Nic,
+    OperatingSystem,
     Partition,
     Plan,
     PlannedDisk,
     PlannedNic,
     TableKind,
+    WindowsSystem,
 )
 from p2v.restore import words
 from p2v.restore.job import DiskChoice, GrowChoice, parse_disks, parse_grow, parse_nics
@@ -141,6 +143,19 @@ def test_the_firmware_must_find_its_loader() -> None:
         make_restore_plan(uefi, images, metal(), wishes(), units=1)
     with pytest.raises(PlanRefused, match="starts by UEFI"):
         make_restore_plan(uefi, images, metal(), wishes(convert=False), units=1)
+
+
+def test_a_windows_starts_by_its_own_firmware_only() -> None:
+    """Though its disk has room for another loader."""
+    system = OperatingSystem(
+        "windows", "10.0.20348", "Windows Server 2022", "windows", windows=WindowsSystem(10, 0, 20348)
+    )
+    guest = replace(GUEST, firmware=Firmware.UEFI, os=system)
+    refused = refusal(guest=guest)
+    assert "Windows Server 2022 was installed for UEFI" in refused.message
+    assert "to UEFI" in refused.hint
+    linux = replace(guest, os=replace(system, windows=None))
+    assert make_restore_plan(linux, IMAGES, metal(), wishes(), units=1).convert
 
 
 def test_cards_are_those_of_image_and_machine() -> None:
