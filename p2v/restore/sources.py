@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +31,10 @@ from p2v.run import read_journal
 from p2v.transports.image import image_files, image_format, open_image_source
 
 CHECK_SECONDS = 1800.0
+FLOCK = "hhqqi"
+"""struct flock of a Linux with 64 bits (fcntl(2)): type, whence, start, length, process."""
+WRITER_BYTE = 101
+"""RAW_LOCK_PERM_BASE of QEMU's block/file-posix.c, and the bit of BLK_PERM_WRITE."""
 NOT_CHECKED = 63
 """qemu-img check: the format has no check."""
 
@@ -81,6 +87,7 @@ def _of_files(source: str) -> Images:
     formats = [image_format(file.path) for file in files]
     # Before anything is read: a reader of the content does not notice what is missing at the end.
     for file, kind in zip(files, formats, strict=True):
+        require_unused(file.path)
         _require_whole_file(file.path, kind)
     with open_image_source(source) as transport:
         machine = transport.survey().machine
@@ -137,6 +144,21 @@ def require_whole(source: SourceDisk) -> None:
         reason = missing_end(device, source.disk)
     if reason:
         raise _cut(source.path, reason)
+
+
+def require_unused(path: Path) -> None:
+    """Raises PlanRefused where a virtual machine runs on the image: half of what it wrote would be missing.
+
+    QEMU holds a lock on a byte of each file that it may write to, in whatever format.
+    """
+    wanted = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, WRITER_BYTE, 1, 0)
+    with path.open("rb") as file:
+        found = struct.unpack(FLOCK, fcntl.fcntl(file, fcntl.F_OFD_GETLK, wanted))
+    if found[0] != fcntl.F_UNLCK:
+        raise PlanRefused(
+            f"{path} is in use: a virtual machine runs on it, or another program writes to it",
+            hint="Shut the virtual machine down, and try again",
+        )
 
 
 def missing_end(device: BlockDevice, disk: Disk) -> str:

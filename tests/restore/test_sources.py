@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from p2v import command
 from p2v.disk.device import open_file_device
+from p2v.disk.nbd import serve_image
 from p2v.disk.used import inspect_disk
 from p2v.errors import PlanRefused, UsageError
 from p2v.model import Disk, ImageFormat, MiB
 from p2v.restore.job import Kind, RestoreJob, restore_job_from_json
 from p2v.restore.model import SourceDisk
-from p2v.restore.sources import missing_end, require_whole
+from p2v.restore.sources import missing_end, require_unused, require_whole
 from tests.conftest import need_tools
 
 SIZE = 64 * MiB
@@ -75,3 +79,36 @@ def test_a_job_survives_its_journal(tmp_path: Path) -> None:
     assert restore_job_from_json(job.to_json(), where=tmp_path) == job
     with pytest.raises(UsageError):
         restore_job_from_json({"kind": "conversion"}, where=tmp_path)
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize("kind", [ImageFormat.RAW, ImageFormat.QCOW2])
+def test_an_image_that_a_virtual_machine_writes_to_is_refused(tmp_path: Path, kind: ImageFormat) -> None:
+    need_tools("qemu-img", "qemu-nbd", "qemu-system-x86_64")
+    image = tmp_path / f"disk.{kind}"
+    tool(["qemu-img", "create", "-q", "-f", kind.value, str(image), str(SIZE)])
+    require_unused(image)
+    with switched_on(image, kind), pytest.raises(PlanRefused, match="is in use") as refused:
+        require_unused(image)
+    assert "Shut the virtual machine down" in refused.value.hint
+    with serve_image(image, kind):
+        require_unused(image)
+
+
+@contextmanager
+def switched_on(image: Path, kind: ImageFormat) -> Iterator[None]:
+    """A machine with this disk, whose processor never starts."""
+    drive = f"file={image},format={kind},if=none,id=disk"
+    words = ["-S", "-nodefaults", "-display", "none", "-M", "q35,accel=tcg", "-m", "16"]
+    words += ["-drive", drive, "-device", "virtio-blk-pci,drive=disk", "-monitor", "stdio"]
+    argv = [command.need_tool("qemu-system-x86_64", reason="run", package="qemu-system-x86"), *words]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as machine:
+        try:
+            assert machine.stdin
+            assert machine.stdout
+            machine.stdin.write(b"info status\n")
+            machine.stdin.flush()
+            assert any(b"VM status" in line for line in machine.stdout)
+            yield
+        finally:
+            machine.kill()
