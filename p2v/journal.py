@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -86,18 +86,33 @@ def to_json(adapter: TypeAdapter[T], value: T) -> bytes:
         raise UsageError(f"Cannot keep the run as JSON: {error}") from error
 
 
+class Versioned(Protocol):
+    """A file that says which version of its form it has."""
+
+    @property
+    def format(self) -> int: ...
+
+
+V = TypeVar("V", bound=Versioned)
+
+
 def read_journal_text(content: bytes, *, where: str) -> Journal:
     """Parse run.json. Raises UsageError for anything that is not a whole journal of a known format."""
+    return read_versioned(JOURNAL, FORMAT, content, where=where)
+
+
+def read_versioned(adapter: TypeAdapter[V], known: int, content: bytes, *, where: str) -> V:
+    """Parse a file of the format `known`. Raises UsageError for anything that is not a whole one."""
     kept = _format_of(content)
-    if kept is not None and kept > FORMAT:
+    if kept is not None and kept > known:
         raise UsageError(
-            f"{where} was written by a newer p2v (format {kept}; this one knows {FORMAT})",
+            f"{where} was written by a newer p2v (format {kept}; this one knows {known})",
             hint="Upgrade p2v, or start a new run with another --name",
         )
-    journal = _parse(JOURNAL, content, where=where)
-    if journal.format != FORMAT:
-        raise _damaged(where, f"format: there is none with the number {journal.format}")
-    return journal
+    value = read_kept(adapter, content, where=where)
+    if value.format != known:
+        raise _damaged(where, f"format: there is none with the number {value.format}")
+    return value
 
 
 def read_note(adapter: TypeAdapter[T], path: Path) -> T:
@@ -108,12 +123,12 @@ def read_note(adapter: TypeAdapter[T], path: Path) -> T:
         raise UsageError(
             f"Cannot read {path}: {error.strerror}", hint="Start a new run with another --name"
         ) from error
-    return _parse(adapter, content, where=str(path))
+    return read_kept(adapter, content, where=str(path))
 
 
 def read_receipt_text(content: bytes, *, where: str) -> Receipt:
     """Parse receipt.json. Raises UsageError for anything that is not a whole receipt."""
-    return _parse(RECEIPT, content, where=where)
+    return read_kept(RECEIPT, content, where=where)
 
 
 def _format_of(content: bytes) -> int | None:
@@ -126,7 +141,8 @@ def _format_of(content: bytes) -> int | None:
     return number if isinstance(number, int) else None
 
 
-def _parse(adapter: TypeAdapter[T], content: bytes, *, where: str) -> T:
+def read_kept(adapter: TypeAdapter[T], content: bytes, *, where: str) -> T:
+    """Parse a file of a run. Raises UsageError where it is damaged."""
     try:
         return adapter.validate_json(content)
     except ValidationError as error:

@@ -21,7 +21,8 @@ from p2v.licensing.tiers import License
 from p2v.licensing.vendor import VendorKey
 from p2v.log import shown
 from p2v.model import Receipt
-from p2v.run import RunState, list_runs, read_receipt
+from p2v.run import list_runs, read_receipt
+from p2v.run_folder import RunState
 
 SHOWN_RUNS = 10
 

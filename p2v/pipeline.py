@@ -34,7 +34,8 @@ from p2v.restore.job import Kind, RestoreJob, restore_job_from_json
 from p2v.restore.model import RestorePlan
 from p2v.restore.planning import require_erase
 from p2v.restore.runs import RestoreReceipt, RestoreRun, create_restore_run, list_restores, open_restore_run
-from p2v.run import Run, RunState, RunSummary, create_run, open_run, read_journal, read_receipt
+from p2v.run import Run, create_run, open_run, read_journal, read_receipt
+from p2v.run_folder import RunState, RunSummary
 from p2v.vsphere.settings import Destination
 
 __all__ = [

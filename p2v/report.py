@@ -15,7 +15,7 @@ from p2v.journal import RECEIPT, Journal
 from p2v.model import Change, Disk, LicenseUse, Output, Partition, Placed, Plan, Proof, Receipt
 from p2v.plan import describe
 from p2v.probe import Estimate, Scan
-from p2v.run import RunState, RunSummary
+from p2v.run_folder import RunState, RunSummary
 from p2v.targets import TARGETS, Option, target_of
 from p2v.ui import human_size, human_time
 

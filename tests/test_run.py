@@ -19,7 +19,6 @@ from p2v.log import Redactor
 from p2v.model import GiB, Plan, TiB
 from p2v.run import (
     Run,
-    RunState,
     create_run,
     free_space,
     list_runs,
@@ -28,6 +27,7 @@ from p2v.run import (
     read_receipt,
     require_space,
 )
+from p2v.run_folder import RunState
 from tests.plans import ORDER, make_plan, make_receipt
 
 
@@ -232,7 +232,7 @@ def test_a_step_that_cannot_be_written_down_is_not_done(
         raise OSError(28, "No space left on device")
 
     with held(tmp_path) as run:
-        monkeypatch.setattr("p2v.run.write_atomically", full)
+        monkeypatch.setattr("p2v.run_folder.write_atomically", full)
         with pytest.raises(TargetError, match="No space left"):
             run.finish("capture", digest="d1", seconds=1)
         assert run.done("capture") is None
@@ -286,7 +286,7 @@ def test_a_damaged_run_is_refused_in_words_and_listed(
         case "newer":
             path.write_bytes(whole.replace(b'"format": 1', b'"format": 99'))
         case "huge":
-            monkeypatch.setattr("p2v.run.FILE_LIMIT", len(whole) + 10)
+            monkeypatch.setattr("p2v.run_folder.FILE_LIMIT", len(whole) + 10)
             path.write_bytes(whole + b" " * 11)
         case _:
             path.unlink()
@@ -353,7 +353,7 @@ def test_a_failure_in_the_middle_of_creating_leaves_nothing(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("p2v.run.write_atomically", full)
+    monkeypatch.setattr("p2v.run_folder.write_atomically", full)
     with pytest.raises(TargetError, match="No space left"), held(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []

@@ -27,7 +27,7 @@ from p2v.batch.schema import (
 )
 from p2v.errors import UsageError
 from p2v.model import Goal
-from p2v.run import check_name
+from p2v.run_folder import check_name
 
 F = TypeVar("F", bound=BaseModel)
 

@@ -13,7 +13,7 @@ from p2v.batch.schema import VsphereForm
 from p2v.errors import UsageError
 from p2v.job import parse_size
 from p2v.retry import parse_duration
-from p2v.run import check_name
+from p2v.run_folder import check_name
 from p2v.targets import find_target
 from p2v.transports import TRANSPORTS
 from p2v.transports.image import image_files

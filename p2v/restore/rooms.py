@@ -41,12 +41,12 @@ from p2v.restore.runs import (
     RestoreReceipt,
     RestoreRun,
     is_restore_run,
-    now,
     read_restore_receipt,
 )
 from p2v.restore.sources import Images, find_images, index_of, is_run, measured_images, open_source
 from p2v.restore.writing import DiskJob, DiskWriter, DiskWritten
 from p2v.run import read_receipt
+from p2v.run_folder import now
 from p2v.transports.writer_frames import DiskBusy
 
 BUSY_SECONDS = 3.0
