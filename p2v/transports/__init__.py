@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from p2v.errors import UsageError
+from p2v.transports import lean_paramiko as lean_paramiko  # first: it decides what paramiko loads
 from p2v.transports.base import (
     Composable,
     Frozen,
