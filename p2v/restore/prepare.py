@@ -6,6 +6,8 @@ What is finished is noted beside them, so that a restore that was ended in the m
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -52,7 +54,7 @@ OVERLAY_SIZE = 512 * MiB
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """`plan` is the SHA-256 of the plan that the images were made for."""
+    """`plan` is the SHA-256 of the plan that the images were made for, and of what they were made from."""
 
     plan: str
     prepared: Prepared
@@ -65,13 +67,14 @@ _PLAN = TypeAdapter(RestorePlan)
 def prepare(
     plan: RestorePlan, folder: Path, house: House, keys: Keys, index: DriverIndex | None = None
 ) -> Prepared:
-    """The images of `plan` in `folder`, as they are to be written; made once, found there afterwards.
+    """The images of `plan` in `folder`, as they are to be written; made once, found there afterwards, and
+    made anew where an image of the source is not what it was then.
 
     `index` holds the drivers that the user gave for a Windows.
 
     Raises GuestError, TargetError, TransportError.
     """
-    digest = hashlib.sha256(to_json(_PLAN, replace(plan, findings=(), warnings=()))).hexdigest()
+    digest = _digest(plan)
     done = _read_note(folder / NOTE, digest)
     if done:
         return done
@@ -81,6 +84,27 @@ def prepare(
         prepared = _as_they_are(plan, folder, house)
     write_atomically(folder / NOTE, to_json(_NOTE, _Note(digest, prepared)))
     return prepared
+
+
+def is_prepared(plan: RestorePlan, folder: Path) -> bool:
+    """Whether `prepare` has nothing left to do."""
+    return _read_note(folder / NOTE, _digest(plan)) is not None
+
+
+def _digest(plan: RestorePlan) -> str:
+    """An overlay on an image that has changed would be neither the one nor the other."""
+    found = hashlib.sha256(to_json(_PLAN, replace(plan, findings=(), warnings=())))
+    for move in plan.moves:
+        found.update(_state(move.source.path))
+    return found.hexdigest()
+
+
+def _state(path: Path) -> bytes:
+    """Differs once somebody wrote to the image; of a block device, nothing says that nobody did."""
+    found = path.stat()
+    if stat.S_ISBLK(found.st_mode):
+        return os.urandom(16)
+    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}".encode()
 
 
 def _read_note(path: Path, digest: str) -> Prepared | None:

@@ -35,7 +35,7 @@ from p2v.restore.planning import (
     require_idle,
     with_targets,
 )
-from p2v.restore.prepare import prepare
+from p2v.restore.prepare import is_prepared, prepare
 from p2v.restore.runs import (
     WRITTEN,
     RestoreReceipt,
@@ -192,11 +192,20 @@ def plan_now(run: RestoreRun, source: Source, house: House) -> RestorePlan:
 def prepared(run: RestoreRun, source: Source, house: House) -> Prepared:
     """The images as they are written; made once. Raises GuestError, TargetError, TransportError."""
     started = time.monotonic()
-    made = prepare(run.plan, run.folder("prepare"), house, source.keys, _index(run.plan, source))
+    folder = run.folder("prepare")
+    if not is_prepared(run.plan, folder):
+        _forget_written(run)
+    made = prepare(run.plan, folder, house, source.keys, _index(run.plan, source))
     run.finish("prepare", digest="", seconds=time.monotonic() - started)
     for warning in made.warnings:
         house.ui.warn(warning)
     return made
+
+
+def _forget_written(run: RestoreRun) -> None:
+    """Disks that were finished with images as they are no longer are compared and written again."""
+    for note in run.folder("write").glob("disk*.json"):
+        note.unlink()
 
 
 def _index(plan: RestorePlan, source: Source) -> DriverIndex | None:

@@ -15,7 +15,7 @@ from p2v.guest_unlock import Keys
 from p2v.house import House
 from p2v.model import Disk, Firmware, ImageFormat, Machine, MiB
 from p2v.restore.model import DiskMove, Metal, Resize, RestorePlan, SourceDisk
-from p2v.restore.prepare import NOTE, prepare
+from p2v.restore.prepare import NOTE, is_prepared, prepare
 from p2v.ui import UI, ProgressStyle
 from tests.conftest import need_tools
 from tests.restore.test_tables import GPT, SIZE, assert_verified, build, look
@@ -73,9 +73,11 @@ def test_what_is_finished_is_not_made_again(tmp_path: Path, house: House) -> Non
     assert first.disks[0].path.stat().st_mtime_ns == stamp
 
 
-@pytest.mark.parametrize("damage", ["killed", "cut", "overlay", "plan"])
+@pytest.mark.parametrize("damage", ["killed", "cut", "overlay", "plan", "image"])
 def test_what_is_not_is(tmp_path: Path, house: House, damage: str) -> None:
-    """Killed before the note, the note cut short, the overlay gone, another plan."""
+    """Killed before the note, the note cut short, the overlay gone, another plan; or the virtual machine ran
+    in between, and the overlay stands on what is not there any more.
+    """
     plan = plan_for(tmp_path, SIZE + 100 * MiB)
     (disk,) = prepare(plan, tmp_path, house, Keys()).disks
     stamp = disk.path.stat().st_mtime_ns
@@ -89,6 +91,10 @@ def test_what_is_not_is(tmp_path: Path, house: House, damage: str) -> None:
         case "plan":
             target = replace(plan.moves[0].target, size=SIZE + 200 * MiB)
             plan = replace(plan, moves=(replace(plan.moves[0], target=target),))
+        case "image":
+            with plan.moves[0].source.path.open("r+b") as image:
+                image.write(b"\xfa")  # the first byte of boot code that is not there
+    assert not is_prepared(plan, tmp_path)
     (again,) = prepare(plan, tmp_path, house, Keys()).disks
     assert again.path.stat().st_mtime_ns != stamp
     assert again.size == plan.moves[0].target.size

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from p2v.model import MiB
+from p2v.model import BLOCK_SIZE, MiB
 from tests.restore.commands import SERIAL, SIZE, Place, check, killed, require_files
 from tests.restore.metal import MetalDisk, environment, metal_disk
 from tests.sshd import Sshd
@@ -85,6 +85,29 @@ def test_killed_between_two_disks_and_resumed(several: Several, image: Path, dat
     require_files(several.other.image, image)
     require_data(several.metal.image, several.folder)
     assert done.json()["license"]["units"] == 1
+
+
+def test_what_changed_since_is_written_anew(several: Several, image: Path, data: Path) -> None:
+    """Between the two tries somebody started the virtual machine once more."""
+    run = several.runs / "two"
+    argv = words(several, image, data, "--erase", SERIAL, "--erase", OTHER)
+    with killed(several, several.argv(*argv), run / "write" / "disk1.written", 2):
+        pass
+    assert finished(run, "write:disk0")
+    blocks = check("debugfs", "-R", "blocks /file3", f"{image}?offset={MiB}").split()
+    place, news = MiB + int(blocks[100]) * 4096, random.Random(5).randbytes(4096)
+    with image.open("r+b") as file:
+        file.seek(place)
+        file.write(news)
+    done = several.p2v("resume", run, "--json")
+    assert done.code == 0, done.stderr
+    with several.other.image.open("rb") as file:
+        file.seek(place)
+        assert file.read(4096) == news
+    system = done.json()["disks"][0]
+    # A block of the data path, of which the rest has not changed.
+    assert 0 < system["sent_size"] <= BLOCK_SIZE
+    require_data(several.metal.image, several.folder)
 
 
 def finished(run: Path, step: str) -> list[str]:
