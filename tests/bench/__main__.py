@@ -7,21 +7,17 @@ bench.json. Needs root, and about 16 GiB free in the folder for temporary files 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import shutil
-import statistics
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
-from p2v.disk.device import open_file_device
-from p2v.disk.used import disk_map
-from p2v.model import Disk, MiB
+from p2v.model import MiB
 from tests.bench import disks, sides
-from tests.bench.sides import Place, Sample, Side
+from tests.bench.report import Row, Sample, alternate, median, publish, row, rows_of
+from tests.bench.sides import Place, Side, used
 from tests.sshd import Sshd, private_sshd
 
 GOALS = {
@@ -30,23 +26,12 @@ GOALS = {
     "partclone | zstd | ssh": 0.35,
     "limit: used bytes through ssh": 1.5,
 }
+LARGE = "p2v, 2 TiB"
 LARGE_GOAL = 1.3
 MEMORY_GOAL = 200 * MiB
 DELTA_GOAL = 1.1
 CHANGED = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table. `ratio` is that of p2v to this side, `goal` the most it may be (0: none)."""
-
-    name: str
-    seconds: float
-    wire_mb: float
-    ratio: float
-    goal: float
-    samples: tuple[float, ...]
-    memory_mib: float = 0.0
+NOTE = "ratio: p2v to this side; of the 2 TiB disk, to the small one; of the second pass, wire to change"
 
 
 def main() -> None:
@@ -56,10 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="p2v-bench-") as name:
         rows = measure(Path(name), options.rounds)
-    report = {"machine": machine(), "rounds": options.rounds, "rows": [asdict(row) for row in rows]}
-    options.output.write_text(json.dumps(report, indent=1) + "\n")
-    print(machine())
-    print(table(rows))
+    publish(rows, options.output, rounds=options.rounds, note=NOTE)
 
 
 def measure(folder: Path, rounds: int) -> list[Row]:
@@ -69,37 +51,27 @@ def measure(folder: Path, rounds: int) -> list[Row]:
     large = disks.build(folder / "large.img", disks.LARGE_SIZE, content)
     shutil.rmtree(content)
     with private_sshd(folder / "sshd") as server:
-        places = {"small": place(server, small, folder), "large": place(server, large, folder)}
-        jobs: dict[str, tuple[Side, Place]] = {
-            name: (side, places["small"]) for name, side in sides.SIDES.items()
-        }
-        jobs["p2v, 2 TiB"] = (sides.p2v, places["large"])
-        samples = alternate(jobs, rounds)
-        delta, changed = delta_pass(places["small"])
-    return [*rows_of(samples), delta_row(delta, changed)]
+        here, there = place(server, small, folder), place(server, large, folder)
+        jobs = {name: partial(in_fresh_folder, side, here) for name, side in sides.SIDES.items()}
+        samples = alternate({**jobs, LARGE: partial(in_fresh_folder, sides.p2v, there)}, rounds)
+        delta, changed = delta_pass(here)
+    larger = samples.pop(LARGE)
+    ratio = median(larger) / median(samples["p2v"])
+    return [
+        *rows_of(samples, GOALS),
+        row(LARGE, larger, ratio=ratio, goal=LARGE_GOAL),
+        delta_row(delta, changed),
+    ]
 
 
 def place(server: Sshd, image: Path, folder: Path) -> Place:
     return Place(server, image, folder / "out", sum(length for _, length in used(image)))
 
 
-def used(image: Path) -> list[tuple[int, int]]:
-    with open_file_device(image) as device:
-        found = disk_map(device, Disk(path=str(image), size=device.size))
-    return [(extent.start, extent.length) for extent in found.extents]
-
-
-def alternate(jobs: dict[str, tuple[Side, Place]], rounds: int) -> dict[str, list[Sample]]:
-    """Every side once, `rounds` times over; a first round does not count."""
-    samples: dict[str, list[Sample]] = {name: [] for name in jobs}
-    for number in range(rounds + 1):
-        for name, (side, where) in jobs.items():
-            disks.warm(where.image)
-            with fresh(where.folder):
-                sample = side(where)
-            if number:
-                samples[name].append(sample)
-    return samples
+def in_fresh_folder(side: Side, where: Place) -> Sample:
+    disks.warm(where.image)
+    with fresh(where.folder):
+        return side(where)
 
 
 @contextmanager
@@ -120,57 +92,9 @@ def delta_pass(where: Place) -> tuple[Sample, int]:
         return sides.p2v(where), changed
 
 
-def rows_of(samples: dict[str, list[Sample]]) -> list[Row]:
-    ours = median(samples["p2v"])
-    return [row(name, values, ours) for name, values in samples.items()]
-
-
-def row(name: str, values: list[Sample], ours: float) -> Row:
-    seconds = median(values)
-    large = name == "p2v, 2 TiB"
-    ratio = seconds / ours if large else ours / seconds
-    goal = LARGE_GOAL if large else GOALS.get(name, 0.0)
-    wire = statistics.median(value.wire for value in values) / 1e6
-    memory = max(value.memory for value in values) / MiB
-    return Row(name, seconds, wire, ratio, goal, tuple(value.seconds for value in values), memory)
-
-
 def delta_row(sample: Sample, changed: int) -> Row:
     name = f"p2v again, {changed / 1e6:.1f} MB changed"
-    return Row(
-        name,
-        sample.seconds,
-        sample.wire / 1e6,
-        sample.wire / changed,
-        DELTA_GOAL,
-        (sample.seconds,),
-        sample.memory / MiB,
-    )
-
-
-def median(values: list[Sample]) -> float:
-    return statistics.median(value.seconds for value in values)
-
-
-def machine() -> str:
-    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    cores = f"{len(model)} x {model[0].partition(': ')[2]}"
-    return f"{cores}, Linux {platform.release()}, Python {platform.python_version()}"
-
-
-def table(rows: list[Row]) -> str:
-    lines = ["| side | median s | MB on the wire | ratio | goal | peak MiB |", "|---|--:|--:|--:|--:|--:|"]
-    for one in rows:
-        goal = f"{one.goal:.2f}" if one.goal else "-"
-        memory = f"{one.memory_mib:.0f}" if one.memory_mib else "-"
-        lines.append(
-            f"| {one.name} | {one.seconds:.2f} | {one.wire_mb:.1f} | {one.ratio:.3f} | {goal} | {memory} |"
-        )
-    lines.append("")
-    lines.append(
-        "ratio: p2v to this side; of the 2 TiB disk, to the small one; of the second pass, wire to change"
-    )
-    return "\n".join(lines)
+    return row(name, [sample], ratio=sample.wire / changed, goal=DELTA_GOAL)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from p2v.model import Disk, Firmware, GiB, KiB, Machine, MiB, Receipt
 from p2v.transports import TRANSPORTS
 from p2v.ui import UI, ProgressStyle
 from tests.batch import stub
-from tests.bench.__main__ import machine as this_machine
+from tests.bench.report import machine as this_machine
 from tests.plans import make_receipt
 
 JOBS = 1000

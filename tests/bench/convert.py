@@ -23,7 +23,7 @@ from fixtures.build import SPECS, build
 from fixtures.matrix import HOSTS, build_host
 from p2v import command
 from p2v.accelerator import Accelerator, find_accelerator
-from tests.bench.__main__ import machine
+from tests.bench.report import machine
 
 TIME_LIMIT = 3000.0
 MESSAGE_LIMIT = 300

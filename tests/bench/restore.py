@@ -11,44 +11,23 @@ import argparse
 import hashlib
 import json
 import shlex
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from p2v import command
 from tests.bench import disks
-from tests.bench.__main__ import machine, used
-from tests.bench.sides import CIPHER, TIME_LIMIT
+from tests.bench.report import Row, Sample, alternate, publish, rows_of
+from tests.bench.sides import TIME_LIMIT, ssh_command, used
 from tests.sshd import Sshd, private_sshd
 
 GOALS = {"dd | ssh": 0.25}
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Seconds; for p2v the bytes on the wire, and the peak of its memory."""
-
-    seconds: float
-    wire: int = 0
-    memory: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table; `ratio` is p2v to this side, `goal` the most that it may be (0: none)."""
-
-    name: str
-    seconds: float
-    ratio: float
-    goal: float
-    samples: tuple[float, ...]
-    wire_mb: float = 0.0
-    memory_mib: float = 0.0
+NOTE = "ratio: p2v to this side"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +40,7 @@ class Place:
 
     @property
     def ssh(self) -> str:
-        words = [
-            "ssh",
-            "-c",
-            CIPHER,
-            "-p",
-            str(self.server.port),
-            "-i",
-            str(self.server.identity),
-            "-F",
-            "none",
-        ]
-        words += ["-o", f"UserKnownHostsFile={self.server.known_hosts}", "-o", "IdentitiesOnly=yes"]
-        return shlex.join([*words, f"{self.server.user}@127.0.0.1"])
+        return ssh_command(self.server)
 
 
 def p2v(place: Place) -> Sample:
@@ -124,29 +91,27 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="p2v-bench-") as name:
         rows = measure(Path(name), options.rounds)
-    report = {"machine": machine(), "rounds": options.rounds, "rows": [asdict(row) for row in rows]}
-    options.output.write_text(json.dumps(report, indent=1) + "\n")
-    print(machine())
-    print(table(rows))
+    publish(rows, options.output, rounds=options.rounds, note=NOTE)
 
 
 def measure(folder: Path, rounds: int) -> list[Row]:
     content = folder / "content"
     disks.gather(content)
     image = disks.fill_holes(disks.build(folder / "image.img", disks.SMALL_SIZE, content))
-    samples: dict[str, list[Sample]] = {name: [] for name in SIDES}
     wanted = content_digest(image, str(image))
     with private_sshd(folder / "sshd") as server:
-        for number in range(rounds + 1):
-            for name, side in SIDES.items():
-                disks.warm(image)
-                with device(folder / "target.img", disks.SMALL_SIZE) as path:
-                    sample = side(Place(server, image, path))
-                    assert content_digest(image, path) == wanted, f"{name} left something else"
-                if number:
-                    samples[name].append(sample)
-    ours = median(samples["p2v"])
-    return [row(name, values, ours) for name, values in samples.items()]
+        target = folder / "target.img"
+        jobs = {name: partial(onto_a_device, name, server, image, target, wanted) for name in SIDES}
+        return rows_of(alternate(jobs, rounds), GOALS)
+
+
+def onto_a_device(name: str, server: Sshd, image: Path, target: Path, wanted: str) -> Sample:
+    """One side, onto an empty disk; what is there afterwards must have the digest `wanted`."""
+    disks.warm(image)
+    with device(target, disks.SMALL_SIZE) as path:
+        sample = SIDES[name](Place(server, image, path))
+        assert content_digest(image, path) == wanted, f"{name} left something else"
+    return sample
 
 
 @contextmanager
@@ -170,30 +135,6 @@ def content_digest(image: Path, path: str) -> str:
             file.seek(start)
             digest.update(file.read(length))
     return digest.hexdigest()
-
-
-def median(values: list[Sample]) -> float:
-    return statistics.median(value.seconds for value in values)
-
-
-def row(name: str, values: list[Sample], ours: float) -> Row:
-    seconds = median(values)
-    wire = statistics.median(value.wire for value in values) / 1e6
-    memory = max(value.memory for value in values) / (1 << 20)
-    spent = tuple(value.seconds for value in values)
-    return Row(name, seconds, ours / seconds, GOALS.get(name, 0.0), spent, wire, memory)
-
-
-def table(rows: list[Row]) -> str:
-    lines = [
-        "| side | median s | p2v to it | goal | MB on the wire | peak MiB |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
-    for one in rows:
-        goal = f"{one.goal:.2f}" if one.goal else "-"
-        wire, memory = (f"{number:.0f}" if number else "-" for number in (one.wire_mb, one.memory_mib))
-        lines.append(f"| {one.name} | {one.seconds:.2f} | {one.ratio:.3f} | {goal} | {wire} | {memory} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

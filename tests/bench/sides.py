@@ -17,19 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2v import command
+from p2v.disk.device import open_file_device
+from p2v.disk.used import disk_map
+from p2v.model import Disk
+from tests.bench.report import Sample
 from tests.sshd import Sshd, free_port
 
 CIPHER = "aes128-gcm@openssh.com"
 TIME_LIMIT = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One measurement: seconds, bytes on the wire, and for p2v the peak of its memory (bytes)."""
-
-    seconds: float
-    wire: int
-    memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +37,8 @@ class Place:
     used: int
 
     def ssh(self, *options: str, cipher: str = CIPHER) -> str:
-        """`ssh`, with its own choice of a cipher where that is empty."""
-        words = ["ssh", "-v", *(["-c", cipher] if cipher else [])]
-        words += ["-p", str(self.server.port), "-i", str(self.server.identity)]
-        words += ["-o", f"UserKnownHostsFile={self.server.known_hosts}", "-o", "IdentitiesOnly=yes", *options]
-        return shlex.join([*words, "-F", "none", f"{self.server.user}@127.0.0.1"])
+        """`ssh`, which says at its end how much it received."""
+        return ssh_command(self.server, "-v", *options, cipher=cipher)
 
     @property
     def source(self) -> str:
@@ -59,6 +51,21 @@ class Place:
     @property
     def log(self) -> Path:
         return self.folder / "ssh.log"
+
+
+def ssh_command(server: Sshd, *options: str, cipher: str = CIPHER) -> str:
+    """`ssh` to the server, with its own choice of a cipher where that is empty."""
+    words = ["ssh", *(["-c", cipher] if cipher else [])]
+    words += ["-p", str(server.port), "-i", str(server.identity)]
+    words += ["-o", f"UserKnownHostsFile={server.known_hosts}", "-o", "IdentitiesOnly=yes", *options]
+    return shlex.join([*words, "-F", "none", f"{server.user}@127.0.0.1"])
+
+
+def used(image: Path) -> list[tuple[int, int]]:
+    """Start and length (bytes) of what is in use on an image."""
+    with open_file_device(image) as device:
+        found = disk_map(device, Disk(path=str(image), size=device.size))
+    return [(extent.start, extent.length) for extent in found.extents]
 
 
 Side = Callable[[Place], Sample]

@@ -28,7 +28,7 @@ from p2v import command
 from p2v.model import BLOCK_SIZE, DiskBus, ImageFormat, VirtualDisk
 from p2v.targets.images import ImageJob, Images, make_overlay, write_images
 from p2v.targets.packages import write_packages
-from tests.bench.__main__ import machine
+from tests.bench.report import machine
 
 GOAL = 1.15
 TIME_LIMIT = 3600.0
