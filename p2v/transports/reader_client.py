@@ -26,7 +26,7 @@ them are ever held than the window of the SSH channel.
 """
 
 BATCH_REQUESTS = 16
-BATCH_BYTES = 4 * MiB
+BATCH_BYTES = 8 * MiB
 """Requests go out together until they ask for this much: a packet for each is work on both sides. Less than
 what is in flight at the most, so that an answer is never waited for whose request was not sent.
 """

@@ -9,7 +9,7 @@ import paramiko
 from p2v.errors import ConnectionLost
 from p2v.model import KiB, MiB
 from p2v.transports.ssh_auth import printable
-from p2v.transports.ssh_packets import received
+from p2v.transports.ssh_packets import WINDOW, received
 
 STALL_SECONDS = 60.0
 EXIT_SECONDS = 1.0
@@ -39,6 +39,8 @@ class Stream:
         self._tail = b""
         self._tail_lock = threading.Lock()
         channel.settimeout(stall_timeout)
+        # paramiko opens the window for each tenth of it: a packet to send for every 1.6 MiB.
+        channel.in_window_threshold = WINDOW // 4
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of it. Raises ConnectionLost."""

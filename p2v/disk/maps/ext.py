@@ -17,6 +17,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from p2v.disk.device import BlockDevice
 from p2v.disk.maps import ext_checksum
@@ -40,6 +42,7 @@ RO_BIGALLOC = 0x200
 RO_METADATA_CSUM = 0x400
 BG_INODE_UNINIT = 0x1
 BG_BLOCK_UNINIT = 0x2
+NO_HIGH_HALVES = (0,) * 7
 SMALLEST_GROUP = 256
 """Blocks; the least that mke2fs takes."""
 BATCH_SIZE = 64 * MiB
@@ -103,8 +106,9 @@ class _Super:
         return min(self.blocks_per_group, self.blocks - self.group_start(group))
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
+class _Group(NamedTuple):
+    """A tuple: 2 TiB have 16,384 of them."""
+
     number: int
     block_bitmap: int
     inode_bitmap: int
@@ -256,8 +260,11 @@ def _read_groups(device: BlockDevice, sb: _Super) -> Iterator[_Group]:
     size = sb.descriptor_size
     raw = b"".join(device.read_many(_joined(ranges, limit=MiB)))[: sb.groups * size]
     believed = _believed(raw, sb)
-    for number in range(sb.groups):
-        yield _group(raw[number * size : (number + 1) * size], number, sb, believed=believed)
+    # 0 block bitmap, 4 inode bitmap, 8 inode table, 12 free blocks (16 bits), 14 free inodes, 18 flags, 28
+    # unused inodes; high halves from 32.
+    high = f"IIIHHHH{size - 52}x" if size >= 64 else ""
+    for number, fields in enumerate(struct.iter_unpack(f"<IIIHHHH8xH2x{high}", raw)):
+        yield _group(fields[:8], fields[8:] or NO_HIGH_HALVES, number, sb, believed=believed)
 
 
 def _believed(raw: bytes, sb: _Super) -> bool:
@@ -286,24 +293,20 @@ def _joined(ranges: Iterable[tuple[int, int]], *, limit: int | None = None) -> l
     return joined
 
 
-def _group(raw: bytes, number: int, sb: _Super, *, believed: bool) -> _Group:
-    # 0 block bitmap, 4 inode bitmap, 8 inode table, 12 free blocks (16 bits), 14 free inodes, 18 flags, 28
-    # unused inodes; high halves from 32.
-    low = struct.unpack_from("<IIIHHHH8xH", raw)
-    high = struct.unpack_from("<IIIHHHH", raw, 32) if sb.descriptor_size >= 64 else (0,) * 7
+def _group(low: tuple[int, ...], high: tuple[int, ...], number: int, sb: _Super, *, believed: bool) -> _Group:
     flags = low[6] if believed else 0
     unused = low[7] | high[6] << 16 if believed else 0
     # No more than what is free; and all of them where the inode bitmap was never written.
     if unused > (low[4] | high[4] << 16) or (flags & BG_INODE_UNINIT and unused != sb.inodes_per_group):
         unused = 0
     group = _Group(
-        number=number,
-        block_bitmap=low[0] | high[0] << 32,
-        inode_bitmap=low[1] | high[1] << 32,
-        inode_table=low[2] | high[2] << 32,
-        free_clusters=low[3] | high[3] << 16,
-        block_uninit=bool(flags & BG_BLOCK_UNINIT),
-        used_inodes=max(0, sb.inodes_per_group - unused),
+        number,
+        low[0] | high[0] << 32,
+        low[1] | high[1] << 32,
+        low[2] | high[2] << 32,
+        low[3] | high[3] << 16,
+        bool(flags & BG_BLOCK_UNINIT),
+        max(0, sb.inodes_per_group - unused),
     )
     table_end = group.inode_table + sb.inode_table_blocks
     if max(group.block_bitmap + 1, group.inode_bitmap + 1, table_end) > sb.blocks:
@@ -365,12 +368,15 @@ def _group_data(sb: _Super, group: _Group, bitmap: bytes) -> Iterator[tuple[int,
         yield first + start * sb.cluster_blocks, length * sb.cluster_blocks
 
 
-def _runs(bits: int, count: int) -> Iterator[tuple[int, int]]:
-    """Runs of set bits as (first, length), lowest bit first."""
+@lru_cache(maxsize=16)
+def _runs(bits: int, count: int) -> tuple[tuple[int, int], ...]:
+    """Runs of set bits as (first, length), lowest bit first; the bitmaps of empty groups are all the same."""
     text = f"{bits:0{count}b}"[::-1]
+    runs = []
     at = text.find("1")
     while at >= 0:
         end = text.find("0", at)
         end = count if end < 0 else end
-        yield at, end - at
+        runs.append((at, end - at))
         at = text.find("1", end)
+    return tuple(runs)
