@@ -1,6 +1,6 @@
 """Machines that are switched off, captured through the rescue system: nothing on their disks is in use.
 
-`make test` starts one from CD on a BIOS; from a USB stick and over the network, and with UEFI, `make matrix`.
+`make test` starts one from CD on a BIOS; all other ways to start it belong to `make matrix`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import pytest
 from fixtures.build import BuiltDisk
 from fixtures.matrix import HOSTS, build_host
 from fixtures.metal import DEFAULT_HARDWARE, Metal
-from fixtures.rescue import BuiltRescue, Firmware, Medium, Plugged, boot_rescue, rescue_build
+from fixtures.rescue import BuiltRescue, Firmware, Medium, Plugged, blank_disk, boot_rescue, rescue_build
 from p2v import command
 from p2v.accelerator import Accelerator
 from p2v.errors import ExitCode
 from p2v.journal import RECEIPT
-from p2v.model import Consistency, Receipt, Verdict
+from p2v.model import Consistency, MiB, Receipt, Verdict
 from tests.conftest import need_tools
 from tests.e2e.cli import p2v
 
@@ -130,6 +130,25 @@ def receipt_of(run: Path) -> Receipt:
 def test_it_fits_on_a_small_stick(rescue: BuiltRescue) -> None:
     assert 50 * 10**6 < rescue.iso.stat().st_size < LARGEST
     assert rescue.kernel.stat().st_size + rescue.initrd.stat().st_size < LARGEST
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(("firmware", "medium"), [("bios", "usb"), ("bios", "network"), ("uefi", "cd")])
+def test_it_starts_from_every_medium(
+    firmware: Firmware, medium: Medium, rescue: BuiltRescue, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    """What the tests of captures do not start from. There is nothing else in the machine to start."""
+    empty = Plugged(blank_disk(tmp_path / "empty.disk", 64 * MiB), "EMPTY0001")
+    with started([empty], rescue, accelerator, tmp_path, firmware=firmware, medium=medium) as (
+        metal,
+        reached,
+    ):
+        machine = first_look(reached, metal, tmp_path / "home")
+        failed = metal.ssh(["systemctl", "--failed", "--no-legend", "--plain"])
+        metal.power_off()
+    assert failed == ""
+    assert machine["firmware"] == firmware
+    assert [one["serial"] for one in machine["disks"]] == [empty.serial]
 
 
 def test_a_bios_machine_that_is_off_is_captured_from_cd(
