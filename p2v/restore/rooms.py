@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,7 @@ from p2v.restore.runs import (
 )
 from p2v.restore.sources import Images, find_images, index_of, is_run, measured_images, open_source
 from p2v.restore.writing import DiskJob, DiskWriter, DiskWritten
-from p2v.run import read_receipt
+from p2v.run import read_journal, read_receipt
 from p2v.run_folder import now
 from p2v.transports.writer_frames import DiskBusy
 
@@ -105,11 +106,11 @@ def _rollback_images(job: RestoreJob, house: House, keys: Keys) -> Images:
             f"{run} has no finished conversion that could be undone",
             hint=f"Try: p2v resume {run}, or p2v restore {run} --to ssh://RESCUE --disk 0=SERIAL",
         )
-    captured = find_images(job.source, house, keys, look_inside=False)
     if not job.content:
-        return captured
+        return find_images(job.source, house, keys, look_inside=False)
+    # What was captured then is not needed for it: it may be large, or gone by now.
     found = find_images(job.content, house, keys, look_inside=True)
-    return replace(measured_images(found), run=captured.run)
+    return replace(measured_images(found), run=read_journal(run))
 
 
 def _units(metal: Metal, house: House) -> int:
@@ -380,7 +381,9 @@ def forecast(job: RestoreJob, plan: RestorePlan, source: Source, house: House) -
     started = time.monotonic()
     data = differing = 0
     rate = 0.0
-    with TemporaryDirectory(prefix="p2v-check-") as name:
+    # Where the rollback itself would have its overlays, if it can be: /tmp is memory on many systems.
+    place = job.output if os.access(job.output, os.W_OK) else None
+    with TemporaryDirectory(prefix=".p2v-check-", dir=place) as name:
         folder = Path(name)
         made = prepare(plan, folder, house, source.keys, _index(plan, source))
         for move, disk in zip(plan.moves, made.disks, strict=True):
