@@ -101,7 +101,13 @@ def _digest(plan: RestorePlan) -> str:
 
 def _state(path: Path) -> bytes:
     """Differs once somebody wrote to the image; of a block device, nothing says that nobody did."""
-    found = path.stat()
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise TargetError(
+            f"{path} cannot be read: {error.strerror}",
+            hint="Put it back where it was: it is needed until the restore is finished",
+        ) from error
     if stat.S_ISBLK(found.st_mode):
         return os.urandom(16)
     return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}".encode()

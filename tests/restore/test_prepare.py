@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from p2v import command
-from p2v.errors import PlanRefused
+from p2v.errors import PlanRefused, TargetError
 from p2v.guest_unlock import Keys
 from p2v.house import House
 from p2v.model import Disk, Firmware, ImageFormat, Machine, MiB
@@ -98,6 +98,15 @@ def test_what_is_not_is(tmp_path: Path, house: House, damage: str) -> None:
     (again,) = prepare(plan, tmp_path, house, Keys()).disks
     assert again.path.stat().st_mtime_ns != stamp
     assert again.size == plan.moves[0].target.size
+
+
+def test_an_image_that_is_gone_is_named(tmp_path: Path, house: House) -> None:
+    plan = plan_for(tmp_path, SIZE + 100 * MiB)
+    prepare(plan, tmp_path, house, Keys())
+    image = plan.moves[0].source.path
+    image.unlink()
+    with pytest.raises(TargetError, match=f"{image} cannot be read"):
+        prepare(plan, tmp_path, house, Keys())
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_made(tmp_path: Path, house: House) -> None:
