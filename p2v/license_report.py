@@ -22,13 +22,6 @@ from p2v.report import shown, table
 
 T = TypeVar("T")
 
-_STATUS = TypeAdapter(LicenseStatus)
-_HISTORY = TypeAdapter(tuple[HistoryLine, ...])
-_INSTALLED = TypeAdapter(Installed)
-_LICENSE = TypeAdapter(License)
-_CHECKED = TypeAdapter(Checked)
-_FAULTS = TypeAdapter(tuple[Fault, ...])
-
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
@@ -37,8 +30,6 @@ class PublicKey:
     id: str
     public: str
 
-
-_KEY = TypeAdapter(PublicKey)
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet take a cell for a formula; a host name comes from a source that is not trusted."""
@@ -49,7 +40,7 @@ def _json(adapter: TypeAdapter[T], value: T) -> str:
 
 
 def status_json(status: LicenseStatus) -> str:
-    return _json(_STATUS, status)
+    return _json(TypeAdapter(LicenseStatus), status)
 
 
 def status_text(status: LicenseStatus) -> str:
@@ -89,7 +80,7 @@ def features_text(features: Features) -> str:
 
 
 def installed_json(installed: Installed) -> str:
-    return _json(_INSTALLED, installed)
+    return _json(TypeAdapter(Installed), installed)
 
 
 def installed_text(installed: Installed) -> str:
@@ -98,7 +89,7 @@ def installed_text(installed: Installed) -> str:
 
 
 def license_json(license: License) -> str:
-    return _json(_LICENSE, license)
+    return _json(TypeAdapter(License), license)
 
 
 def license_text(license: License) -> str:
@@ -118,7 +109,7 @@ def _until(license: License) -> str:
 
 
 def checked_json(checked: Checked) -> str:
-    return _json(_CHECKED, checked)
+    return _json(TypeAdapter(Checked), checked)
 
 
 def checked_text(checked: Checked) -> str:
@@ -134,7 +125,7 @@ def _checked_lines(checked: Checked) -> Iterator[str]:
 
 
 def history_json(lines: tuple[HistoryLine, ...]) -> str:
-    return _json(_HISTORY, lines)
+    return _json(TypeAdapter(tuple[HistoryLine, ...]), lines)
 
 
 def history_text(lines: tuple[HistoryLine, ...]) -> str:
@@ -160,7 +151,7 @@ def _cell(text: str) -> str:
 
 
 def mended_json(faults: tuple[Fault, ...]) -> str:
-    return _json(_FAULTS, faults)
+    return _json(TypeAdapter(tuple[Fault, ...]), faults)
 
 
 def mended_text(faults: tuple[Fault, ...]) -> str:
@@ -172,7 +163,7 @@ def mended_text(faults: tuple[Fault, ...]) -> str:
 
 
 def key_json(key: VendorKey) -> str:
-    return _json(_KEY, PublicKey(key.id, key.text))
+    return _json(TypeAdapter(PublicKey), PublicKey(key.id, key.text))
 
 
 def key_text(key: VendorKey, file: Path) -> str:

@@ -23,13 +23,6 @@ LINE_LIMIT = 1000
 
 T = TypeVar("T")
 
-_SCAN = TypeAdapter(Scan)
-_PLAN = TypeAdapter(Plan)
-_PROOF = TypeAdapter(Proof)
-_RUNS = TypeAdapter(tuple[RunSummary, ...])
-_JOURNAL = TypeAdapter(Journal)
-_CHECKS = TypeAdapter(tuple[Check, ...])
-
 
 @dataclass(frozen=True, slots=True)
 class TargetRow:
@@ -43,9 +36,6 @@ class TargetRow:
     network: str
     firmware: tuple[str, ...]
     options: tuple[Option, ...] = ()
-
-
-_TARGETS = TypeAdapter(tuple[TargetRow, ...])
 
 
 def _json(adapter: TypeAdapter[T], value: T) -> str:
@@ -65,7 +55,7 @@ def shown(text: str) -> str:
 
 
 def scan_json(scan: Scan) -> str:
-    return _json(_SCAN, scan)
+    return _json(TypeAdapter(Scan), scan)
 
 
 def scan_text(scan: Scan) -> str:
@@ -126,7 +116,7 @@ def _estimate_line(estimate: Estimate) -> str:
 
 
 def plan_json(plan: Plan) -> str:
-    return _json(_PLAN, plan)
+    return _json(TypeAdapter(Plan), plan)
 
 
 def plan_text(plan: Plan) -> str:
@@ -230,7 +220,7 @@ def _license_words(use: LicenseUse) -> str:
 
 
 def proof_json(proof: Proof) -> str:
-    return _json(_PROOF, proof)
+    return _json(TypeAdapter(Proof), proof)
 
 
 def proof_text(proof: Proof, folder: Path) -> str:
@@ -245,7 +235,7 @@ def proof_text(proof: Proof, folder: Path) -> str:
 
 
 def runs_json(runs: tuple[RunSummary, ...]) -> str:
-    return _json(_RUNS, runs)
+    return _json(TypeAdapter(tuple[RunSummary, ...]), runs)
 
 
 def runs_text(runs: tuple[RunSummary, ...]) -> str:
@@ -267,7 +257,7 @@ def _state_words(run: RunSummary) -> str:
 
 
 def journal_json(journal: Journal) -> str:
-    return _json(_JOURNAL, journal)
+    return _json(TypeAdapter(Journal), journal)
 
 
 def journal_text(journal: Journal, directory: Path) -> str:
@@ -280,7 +270,7 @@ def journal_text(journal: Journal, directory: Path) -> str:
 
 
 def targets_json() -> str:
-    return _json(_TARGETS, tuple(_target_rows()))
+    return _json(TypeAdapter(tuple[TargetRow, ...]), tuple(_target_rows()))
 
 
 def targets_text() -> str:
@@ -317,7 +307,7 @@ def _target_rows() -> Iterator[TargetRow]:
 
 
 def checks_json(checks: tuple[Check, ...]) -> str:
-    return _json(_CHECKS, checks)
+    return _json(TypeAdapter(tuple[Check, ...]), checks)
 
 
 def checks_text(checks: tuple[Check, ...]) -> str:

@@ -15,13 +15,9 @@ from p2v.restore.rooms import Forecast
 from p2v.restore.runs import RECEIPT, RestoreJournal, RestoreReceipt
 from p2v.ui import human_size, human_time
 
-_PLAN = TypeAdapter(RestorePlan)
-_FORECAST = TypeAdapter(Forecast)
-_JOURNAL = TypeAdapter(RestoreJournal)
-
 
 def plan_json(plan: RestorePlan) -> str:
-    return _PLAN.dump_json(plan, indent=2).decode()
+    return TypeAdapter(RestorePlan).dump_json(plan, indent=2).decode()
 
 
 def receipt_json(receipt: RestoreReceipt) -> str:
@@ -29,11 +25,11 @@ def receipt_json(receipt: RestoreReceipt) -> str:
 
 
 def forecast_json(forecast: Forecast) -> str:
-    return _FORECAST.dump_json(forecast, indent=2).decode()
+    return TypeAdapter(Forecast).dump_json(forecast, indent=2).decode()
 
 
 def journal_json(journal: RestoreJournal) -> str:
-    return _JOURNAL.dump_json(journal, indent=2).decode()
+    return TypeAdapter(RestoreJournal).dump_json(journal, indent=2).decode()
 
 
 def plan_text(plan: RestorePlan) -> str:
