@@ -42,7 +42,7 @@ VIRTUAL = replace(
     controller="virtio-blk",
     nic="virtio-net-pci",
     vendor="QEMU",
-    product="Standard PC (Q35 + ICH9, 2009)",
+    product="Standard PC",
 )
 """What libvirt gives to the machine; its address is that of the description that was made for it."""
 NEWS = "written inside the virtual machine\n"
