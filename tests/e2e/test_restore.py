@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 import pytest
 
@@ -146,7 +147,9 @@ def test_a_virtual_machine_becomes_physical(
 ) -> None:
     monkeypatch.setenv("P2V_ACCEL", accelerator)
     target = TARGETS[name]
-    hardware = replace(OTHER, controller=target.controller, nic=target.nic)
+    # Each is a machine of its own: the same one again would cost nothing.
+    identity = str(uuid5(NAMESPACE_OID, name))
+    hardware = replace(OTHER, controller=target.controller, nic=target.nic, uuid=identity)
     own = blank_disk(tmp_path / "own.disk", target.size)
     plugged = [Plugged(own, SERIAL)]
     with boot_rescue(plugged, controller=target.controller, nic=target.nic, hardware=hardware) as metal:
