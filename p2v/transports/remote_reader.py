@@ -15,17 +15,16 @@ HASH      the digest alone.
 
     requests ──► main thread: reads the disk ──► workers: digest, compression ──► one writer, in order
 
-Answers come in the order of the requests. A handful of buffers goes round: memory does not grow.
+Answers come in the order of the requests. `remote_line.py`, sent in front of this, has the line and the
+memory.
 """
 
 import bisect
 import collections.abc
 import errno
-import fcntl
 import hashlib
 import io
 import json
-import mmap
 import os
 import queue
 import stat
@@ -34,6 +33,9 @@ import sys
 import threading
 import time
 import zlib
+
+if __name__ != "__main__":  # where it runs, it stands behind the other, whose names are here then
+    from p2v.transports.remote_line import Buffers, Line
 
 MAGIC = b"\x00P2V1\x00"
 REQUEST = struct.Struct("!BIHQII")
@@ -56,9 +58,6 @@ BUFFERS = WORKERS + 4
 SAMPLE = 131072
 TRIAL_EVERY = 32
 PIECE = 65536
-F_SETPIPE_SZ = 1031  # linux/fcntl.h; fcntl has it since Python 3.10
-ROOM = 1024 * 1024
-SHORTEST, LONGEST = 0.0002, 0.02
 # How Linux says that a sector is there and cannot be read; a bad medium is ENODATA to a direct read.
 READ_ERRORS = (errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ, errno.EBADMSG, errno.ETIMEDOUT)
 
@@ -78,59 +77,6 @@ def has_many_zeros(view: memoryview) -> bool:
     pieces = range(0, len(view) - PIECE + 1, PIECE)
     zero = sum(1 for at in pieces if not view[at] and is_zero(view[at : at + PIECE]))
     return zero * 4 >= max(1, len(pieces))
-
-
-def widen(sink: int) -> bool:
-    """Make a pipe hold 1 MiB instead of 64 KiB, and not wait where it is full; False for what is no pipe."""
-    try:
-        fcntl.fcntl(sink, F_SETPIPE_SZ, ROOM)
-        fcntl.fcntl(sink, fcntl.F_SETFL, fcntl.fcntl(sink, fcntl.F_GETFL) | os.O_NONBLOCK)
-    except OSError:
-        return False
-    return True
-
-
-class Line:
-    """Exact reads and writes on the two ends of the SSH channel.
-
-    sshd takes 32 KiB at a time. A writer that waits for room in the pipe is woken for each of them, which
-    costs more than the bytes: this one sleeps for about as long as half of the pipe takes to go.
-    """
-
-    def __init__(self, source: io.BufferedReader, sink: int) -> None:
-        self.source = source
-        self.sink = sink
-        self.pause = SHORTEST
-
-    def read(self, size: int) -> bytes:
-        data = self.source.read(size)
-        if len(data) != size:
-            raise EOFError("the line ended")
-        return data
-
-    def write(self, head: bytes, payload: "bytes | memoryview") -> None:
-        done = self.put([head, payload]) - len(head)
-        if done < 0:
-            self.write(head[done:], payload)
-            return
-        rest = memoryview(payload)[done:]
-        while rest:
-            rest = rest[self.put([rest]) :]
-
-    def put(self, parts: "list[bytes | memoryview]") -> int:
-        slept = False
-        while True:
-            try:
-                done = os.writev(self.sink, parts)
-            except BlockingIOError:
-                time.sleep(self.pause)
-                slept = True
-                continue
-            if slept and done < ROOM // 4:
-                self.pause = min(self.pause * 2, LONGEST)
-            elif slept and done > ROOM // 2:
-                self.pause = max(self.pause / 2, SHORTEST)
-            return done
 
 
 class Disk:
@@ -437,9 +383,7 @@ class Server:
         self.disks = []  # type: list[Disk]
         self.digester = Digester()
         self.adaptive = Adaptive(WORKERS)
-        self.buffers = queue.Queue()  # type: queue.Queue[memoryview]
-        for _ in range(BUFFERS):
-            self.buffers.put(memoryview(mmap.mmap(-1, MAX_LENGTH, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)))
+        self.buffers = Buffers(line, BUFFERS, MAX_LENGTH)
         self.work = queue.Queue()  # type: queue.Queue[tuple[Job, memoryview]]
         self.order = queue.Queue(4 * BUFFERS)  # type: queue.Queue[Job | None]
         self.writer = self.start(self.write)
@@ -508,7 +452,7 @@ class Server:
             size = sum(size for _, size in job.pairs) if wanted else 0
             job.answer(STATUS_OK, CODEC_ZERO if wanted else CODEC_NONE, size, digest, b"")
             return
-        job.buffer = self.buffers.get()
+        job.buffer = self.buffers.take()
         size = disk.fill(job.buffer, offset, job.length, job.pairs)
         job.wanted = wanted
         if size <= INLINE:  # another thread would only cost the way to it
@@ -548,16 +492,13 @@ class Server:
         waited = not job.ready.is_set()
         job.ready.wait()
         started = time.monotonic()
-        self.line.write(job.head, job.payload)
+        self.buffers.send(job.head, job.payload, job.buffer)
         self.adaptive.wrote(len(job.payload), time.monotonic() - started, waited)
-        if job.buffer is not None:
-            self.buffers.put(job.buffer)
         return True
 
 
 def main() -> None:
     line = Line(io.open(0, "rb"), 1)
-    widen(1)
     try:
         Server(line).serve()
     except EOFError:

@@ -47,6 +47,9 @@ BOOTSTRAP = (
 )
 
 
+IN_FRONT = {"remote_reader.py": ("remote_line.py",)}
+"""A script over there can import nothing of ours."""
+
 WRITE_SECONDS = 300.0
 """How long a disk may take to write out what it holds in its own memory, or to forget a quarter of a GiB."""
 
@@ -149,13 +152,19 @@ class SshTransport:
     @contextmanager
     def _script(self, name: str, *, stall_timeout: float = STALL_SECONDS) -> Iterator[Stream]:
         """One of our scripts, running over there; its first words are still to be taken."""
-        script = resources.files("p2v.transports").joinpath(name).read_bytes()
+        script = script_text(name)
         # -B: as root, Python would write the bytecode of what it imports beside it.
         command = f"{self._python} -B -c " + shlex.quote(BOOTSTRAP.format(size=len(script)))
         command = self._session.privilege_prefix + command
         with self._session.open_stream(command, stall_timeout=stall_timeout) as line:
             line.write(script)
             yield line
+
+
+def script_text(name: str) -> bytes:
+    """What is sent of a script: itself, behind what it needs of others."""
+    folder = resources.files("p2v.transports")
+    return b"".join(folder.joinpath(part).read_bytes() for part in (*IN_FRONT.get(name, ()), name))
 
 
 def _with_usage(survey: Survey, usage: Usage) -> Survey:

@@ -6,9 +6,11 @@ import ast
 import hashlib
 import json
 import os
+import random
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ import zstandard
 
 from p2v.disk.device import BlockRequest, open_file_device
 from p2v.errors import ConnectionLost, TransportError
-from p2v.model import BLOCK_SIZE, MiB
+from p2v.model import BLOCK_SIZE, KiB, MiB
 from p2v.transports import frames, remote_inventory, remote_reader, ssh
 from p2v.transports.frames import Codec, Op, Status
 from p2v.transports.reader_client import ReaderClient, RemoteDisk
@@ -58,9 +60,9 @@ def reader(*, noise: bytes = b"") -> Iterator[ReaderClient]:
 
 
 @contextmanager
-def sent(path: Path, *, noise: bytes = b"") -> Iterator[ReaderClient]:
+def sent(path: Path, *, noise: bytes = b"", pipes: type[Pipes] | None = None) -> Iterator[ReaderClient]:
     """A script under the bootstrap that is really sent, with what a talkative profile says before it."""
-    script = path.read_bytes()
+    script = ssh.script_text(path.name)
     bootstrap = ssh.BOOTSTRAP.format(size=len(script))
     talk = f"import os;os.write(1,{noise!r});" if noise else ""
     child = subprocess.Popen(
@@ -69,7 +71,7 @@ def sent(path: Path, *, noise: bytes = b"") -> Iterator[ReaderClient]:
         stdout=subprocess.PIPE,
     )
     try:
-        line = Pipes(child)
+        line = (pipes or Pipes)(child)
         line.write(script)
         yield ReaderClient(line)
         assert child.wait(timeout=10) == 0
@@ -281,6 +283,34 @@ def test_what_was_given_up_before_it_was_sent_is_not_waited_for(disk: Path) -> N
         for _ in range(3):
             next(given_up)
         assert remote.read(0, 5) == disk.read_bytes()[:5]
+
+
+class SlowPipes(Pipes):
+    """Takes what comes in small pieces, and not at once: the writer is always ahead."""
+
+    def readinto(self, view: memoryview) -> None:
+        for at in range(0, len(view), 96 * KiB):
+            if at % (1152 * KiB) == 0:
+                time.sleep(0.003)
+            super().readinto(view[at : at + 96 * KiB])
+
+
+def test_memory_that_is_still_in_the_pipe_is_not_used_again(tmp_path: Path) -> None:
+    """Blocks of 4 MiB go as pages of the buffer that they were read into, with others between them."""
+    chance = random.Random(5)
+    content = chance.randbytes(15 * BLOCK_SIZE)
+    image = tmp_path / "disk"
+    image.write_bytes(content)
+    sizes = [BLOCK_SIZE, BLOCK_SIZE, 100 * KiB, BLOCK_SIZE, MiB, MiB + 4096, 4096, BLOCK_SIZE] * 4
+    wanted = [BlockRequest(-1, chance.randrange(11) * BLOCK_SIZE, size, ((0, size),)) for size in sizes]
+    with sent(Path(remote_reader.__file__), pipes=SlowPipes) as client:
+        client.hello()
+        number, _ = client.open(str(image))
+        for request, block in zip(wanted, client.fetch(number, wanted), strict=True):
+            expected = content[request.offset : request.offset + request.length]
+            assert bytes(block.data) == expected
+            assert block.digest == hashlib.sha256(expected).digest()
+        client.quit()
 
 
 def test_a_talkative_profile_is_passed_over(disk: Path) -> None:
