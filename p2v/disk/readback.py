@@ -24,6 +24,8 @@ from p2v.model import MiB
 FLUSH_BYTES = 32 * MiB
 """Written to the image between two flushes; without them the last one waits for the whole image."""
 
+FLUSH_BLOCKS = 256
+"""The same for blocks with little in them: to look at each takes longer than its bytes."""
 
 TOGETHER = 8
 """Blocks that one reader compares before it looks for more work."""
@@ -62,7 +64,7 @@ class ReadBack:
             raise self._error
         self._written.append(index)
         self._unflushed += size
-        if self._unflushed > FLUSH_BYTES:
+        if self._unflushed > FLUSH_BYTES or len(self._written) >= FLUSH_BLOCKS:
             self._batches.put(self._written)
             self._written, self._unflushed = [], 0
 

@@ -13,7 +13,7 @@ READ      payload = the bytes of the pairs, one after the other; digest = SHA-25
           everything outside the pairs is zero.
 HASH      the digest alone.
 
-    requests ──► main thread: reads the disk ──► workers: digest, compression ──► one writer, in order
+    requests ──► main thread: a buffer for each ──► workers: read, digest, compress ──► one writer, in order
 
 Answers come in the order of the requests. `remote_line.py`, sent in front of this, has the line and the
 memory.
@@ -90,6 +90,7 @@ class Disk:
     def __init__(self, path: str) -> None:
         self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.direct = False
+        self.moving = threading.Lock()
         self.regular = stat.S_ISREG(os.fstat(self.handle).st_mode)
         if not self.regular:
             self.past_the_cache(path)
@@ -143,7 +144,8 @@ class Disk:
     def is_hole(self, offset: int, size: int) -> bool:
         """Whether an image file has nothing there; reading it would only fill the page cache with zeros."""
         try:
-            return os.lseek(self.handle, offset, os.SEEK_DATA) >= offset + size
+            with self.moving:
+                return os.lseek(self.handle, offset, os.SEEK_DATA) >= offset + size
         except OSError as error:
             return error.errno == errno.ENXIO and offset + size <= self.size
 
@@ -156,8 +158,8 @@ class Disk:
         if hasattr(os, "preadv"):
             return os.preadv(self.handle, [view], offset)
         # Python before 3.7: readinto through an unbuffered file keeps the aligned buffer for O_DIRECT.
-        os.lseek(self.handle, offset, os.SEEK_SET)
-        with os.fdopen(os.dup(self.handle), "rb", 0) as plain:
+        with self.moving, os.fdopen(os.dup(self.handle), "rb", 0) as plain:
+            os.lseek(self.handle, offset, os.SEEK_SET)
             return plain.readinto(view)
 
 
@@ -384,11 +386,11 @@ class Server:
         self.digester = Digester()
         self.adaptive = Adaptive(WORKERS)
         self.buffers = Buffers(line, BUFFERS, MAX_LENGTH)
-        self.work = queue.Queue()  # type: queue.Queue[tuple[Job, memoryview]]
+        self.work = queue.Queue()  # type: queue.Queue[tuple[Job, Disk, int]]
         self.order = queue.Queue(4 * BUFFERS)  # type: queue.Queue[Job | None]
         self.writer = self.start(self.write)
         for _ in range(WORKERS):
-            self.start(self.digest_and_pack)
+            self.start(self.read_and_pack)
 
     def start(self, call: "collections.abc.Callable[[], None]") -> threading.Thread:
         thread = threading.Thread(target=call)
@@ -453,22 +455,23 @@ class Server:
             job.answer(STATUS_OK, CODEC_ZERO if wanted else CODEC_NONE, size, digest, b"")
             return
         job.buffer = self.buffers.take()
-        size = disk.fill(job.buffer, offset, job.length, job.pairs)
         job.wanted = wanted
-        if size <= INLINE:  # another thread would only cost the way to it
-            self.finish(job, job.buffer[:size])
+        if sum(size for _, size in job.pairs) <= INLINE:  # another thread would only cost the way to it
+            self.finish(job, disk, offset)
         else:
-            self.work.put((job, job.buffer[:size]))
+            self.work.put((job, disk, offset))
 
-    def digest_and_pack(self) -> None:
+    def read_and_pack(self) -> None:
         while True:
-            job, raw = self.work.get()
+            job, disk, offset = self.work.get()
             try:
-                self.finish(job, raw)
+                self.finish(job, disk, offset)
             except Exception as error:
                 job.fail(error)
 
-    def finish(self, job: Job, raw: memoryview) -> None:
+    def finish(self, job: Job, disk: Disk, offset: int) -> None:
+        assert job.buffer is not None
+        raw = job.buffer[: disk.fill(job.buffer, offset, job.length, job.pairs)]
         zero = is_zero(raw)
         digest = self.digester.digest(job.length, job.pairs, raw, zero)
         if not job.wanted:
