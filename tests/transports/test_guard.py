@@ -182,7 +182,7 @@ def test_one_that_cannot_be_frozen_is_named(sshd: Sshd, tmp_path: Path) -> None:
             assert (one.kind, one.place, reason) == ("fuseblk", str(place), "Operation not supported")
             guard.flush()
             assert guard.thaw().lost == ()
-        run("umount", place)
+        unmount(place)
     finally:
         run("losetup", "--detach", device)
 

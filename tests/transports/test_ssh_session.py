@@ -18,7 +18,7 @@ from paramiko.message import Message
 
 from p2v.errors import ConnectionLost, TransportError
 from p2v.model import MiB
-from p2v.transports import ssh_paramiko, ssh_wire
+from p2v.transports import ssh_packets, ssh_paramiko, ssh_wire
 from p2v.transports.ssh_session import SshSession, Stream, open_session
 from tests.sshd import Sshd
 from tests.transports.sessions import address, bounded, options, read_on, write_on
@@ -135,7 +135,7 @@ def test_keys_are_renewed_under_way_with_commands_beside(sshd: Sshd, monkeypatch
         renewals.append(m)
         renew(transport, m)
 
-    monkeypatch.setattr(ssh_paramiko.Packets, "REKEY_BYTES", MiB)
+    monkeypatch.setattr(ssh_packets.Packets, "REKEY_BYTES", MiB)
     monkeypatch.setattr(ssh_paramiko.WireTransport, "_parse_newkeys", count)
     with open_session(address(sshd), options(sshd)) as session, bounded(25):
         for _ in range(12):
