@@ -53,7 +53,8 @@ matrix: setup
 	CI=true P2V_MATRIX=matrix.md P2V_TARGETS=targets.md \
 		$(PYTHON) -m pytest -m '' tests/e2e/test_matrix.py tests/e2e/test_targets.py tests/e2e/test_live_machine.py \
 		tests/e2e/test_metal_conversion.py tests/e2e/test_rescue.py tests/e2e/test_restore.py \
-		tests/e2e/test_nvram.py tests/e2e/test_rollback.py tests/e2e/test_windows.py tests/e2e/test_windows_virt_v2v.py
+		tests/e2e/test_nvram.py tests/e2e/test_rollback.py tests/e2e/test_rollback_from.py \
+		tests/e2e/test_windows.py tests/e2e/test_windows_virt_v2v.py
 
 # Compares sides in one run and prints ratios; root, about 16 GiB in TMPDIR, on a machine that does nothing else.
 bench: setup
