@@ -12,7 +12,7 @@ from p2v.model import BLOCK_SIZE, GiB, MiB
 
 SMALL_SIZE = 4 * GiB
 LARGE_SIZE = 2048 * GiB
-CONTENT = 780 * MiB
+CONTENT = 680 * MiB
 SOURCES = ("/usr/bin", "/usr/share", "/usr/lib")
 LARGEST_FILE = 64 * MiB
 
