@@ -8,6 +8,7 @@ kernel allows it (a pipe, Linux 3.17, Python 3.10): the pipe then holds the page
 import array
 import collections
 import collections.abc
+import errno
 import fcntl
 import io
 import mmap
@@ -19,6 +20,7 @@ F_SETPIPE_SZ = 1031  # linux/fcntl.h; fcntl has it since Python 3.10
 FIONREAD = 0x541B  # asm-generic/ioctls.h
 ROOM = 1024 * 1024
 SHORTEST, LONGEST = 0.0002, 0.02
+NOT_HERE = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP)
 
 
 def widen(sink: int) -> bool:
@@ -60,11 +62,20 @@ class Line:
         while rest:
             rest = rest[self.put(os.write, self.sink, rest) :]
 
-    def splice(self, handle: int, size: int) -> None:
-        """The first `size` bytes of a file, which must not change before `taken` says so."""
+    def splice(self, handle: int, size: int) -> bool:
+        """The first `size` bytes of a file, which must not change before `taken` says so.
+
+        False where the system does not allow it; nothing was sent then.
+        """
         at = 0
         while at < size:
-            at += self.put(os.splice, handle, self.sink, size - at, at)
+            try:
+                at += self.put(os.splice, handle, self.sink, size - at, at)
+            except OSError as error:
+                if at or error.errno not in NOT_HERE:
+                    raise
+                return False
+        return True
 
     def put(self, call: "collections.abc.Callable[..., int]", *words: object) -> int:
         slept = False
@@ -126,12 +137,15 @@ class Buffers:
         handle = self.handles.get(id(buffer)) if len(payload) >= ROOM else None
         if buffer is not None and handle is not None and starts(buffer, payload):
             self.line.write(head, b"")
-            self.line.splice(handle, len(payload))
-            self.lent.append((buffer, self.line.sent))
-        else:
-            self.line.write(head, payload)
-            if buffer is not None:
-                self.free.put(buffer)
+            if self.line.splice(handle, len(payload)):
+                self.lent.append((buffer, self.line.sent))
+                self.collect()
+                return
+            self.handles.clear()  # then none of them
+            head = b""
+        self.line.write(head, payload)
+        if buffer is not None:
+            self.free.put(buffer)
         self.collect()
 
     def collect(self) -> None:

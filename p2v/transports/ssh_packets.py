@@ -186,8 +186,9 @@ class Packets(Packetizer):
     def read_message(self) -> tuple[int, Message]:
         """The next packet: its kind and what is in it. Raises SSHException, EOFError, NeedRekeyException."""
         if self._engine is None:
+            found = super().read_message()
             self._number += 1
-            return super().read_message()
+            return found
         packet = self._next_packet()
         end = len(packet) - packet[0]
         if end < 2:

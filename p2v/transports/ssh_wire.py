@@ -25,7 +25,7 @@ SEND_STALL_SECONDS = 60.0
 CLOSE_SECONDS = 3.0
 PROXY_WORDS = 2000
 READ_AHEAD = 512 * KiB
-"""One question of the kernel serves several packets; at least twice the largest of them."""
+"""One question of the kernel serves several packets; more than the largest of them."""
 
 SMALL_PIECE = 4 * KiB
 """Less than this is words, not data of a disk."""
@@ -105,7 +105,7 @@ class Wire:
             raise BrokenPipeError(f"nothing was taken for {SEND_STALL_SECONDS:.0f} s") from cause
 
     def recv(self, size: int) -> bytes:
-        if self._from == self._to and not self._read_on():
+        if self._from == self._to and not self._read_on(1):
             return b""
         piece = bytes(self._ahead[self._from : min(self._to, self._from + size)])
         self._from += len(piece)
@@ -117,23 +117,23 @@ class Wire:
         return self._to - self._from
 
     def peek(self, size: int) -> memoryview:
-        """The next `size` bytes, at most half of READ_AHEAD, good until the next call; `skip` takes them.
+        """The next `size` bytes, at most READ_AHEAD, good until the next call; `skip` takes them.
 
         Raises TimeoutError when the socket does, and keeps what has come; EOFError at the end of the line.
         """
         while self._to - self._from < size:
-            if not self._read_on():
+            if not self._read_on(size):
                 raise EOFError
         return self._ahead[self._from : self._from + size]
 
     def skip(self, size: int) -> None:
         self._from += size
 
-    def _read_on(self) -> int:
-        """Read what there is; its size, 0 at the end of the line."""
+    def _read_on(self, wanted: int) -> int:
+        """Read what there is, with room for `wanted` bytes in a row; its size, 0 at the end of the line."""
         if self._from == self._to:
             self._from = self._to = 0
-        elif self._from >= READ_AHEAD // 2:
+        elif self._from + wanted > READ_AHEAD:
             rest = self.waiting
             self._ahead[:rest] = self._ahead[self._from : self._to]
             self._from, self._to = 0, rest

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
 import hashlib
+import io
 import json
 import os
 import random
@@ -13,6 +15,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +26,7 @@ import zstandard
 from p2v.disk.device import BlockRequest, open_file_device
 from p2v.errors import ConnectionLost, TransportError
 from p2v.model import BLOCK_SIZE, KiB, MiB
-from p2v.transports import frames, remote_inventory, remote_reader, ssh
+from p2v.transports import frames, remote_inventory, remote_line, remote_reader, ssh
 from p2v.transports.frames import Codec, Op, Status
 from p2v.transports.reader_client import ReaderClient, RemoteDisk
 
@@ -311,6 +314,29 @@ def test_memory_that_is_still_in_the_pipe_is_not_used_again(tmp_path: Path) -> N
             assert bytes(block.data) == expected
             assert block.digest == hashlib.sha256(expected).digest()
         client.quit()
+
+
+def test_where_pages_cannot_be_given_away_they_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel, or who guards it, may have the call and refuse it."""
+
+    def refuse(*_words: object) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "splice", refuse)
+    came, sink = os.pipe()
+    taken = ThreadPoolExecutor(1).submit(lambda: Path(f"/proc/self/fd/{came}").read_bytes())
+    with io.BytesIO() as nothing:
+        line = remote_line.Line(nothing, sink)  # type: ignore[arg-type]
+        buffers = remote_line.Buffers(line, 2, BLOCK_SIZE)
+        expected = b""
+        for number in range(5):
+            buffer = buffers.take()
+            buffer[:] = bytes([number]) * BLOCK_SIZE
+            buffers.send(b"head", buffer[: 2 * MiB], buffer)
+            expected += b"head" + bytes([number]) * 2 * MiB
+    os.close(sink)
+    assert taken.result(timeout=20) == expected
+    os.close(came)
 
 
 def test_a_talkative_profile_is_passed_over(disk: Path) -> None:

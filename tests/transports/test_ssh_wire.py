@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from paramiko.buffered_pipe import PipeTimeout
 
 from p2v.transports import ssh_packets, ssh_wire
-from p2v.transports.ssh_packets import ChunkPipe
+from p2v.transports.ssh_packets import LARGEST, ChunkPipe
 from p2v.transports.ssh_wire import ProxyLine, Wire, close_quietly, within
 
 
@@ -177,7 +177,22 @@ def test_a_wire_reads_ahead_and_keeps_what_came_before_a_pause() -> None:
         wire.peek(1)
 
 
-@given(st.lists(st.binary(min_size=1, max_size=300), max_size=30), st.lists(st.integers(1, 32), max_size=200))
+def test_the_largest_packet_has_room_wherever_it_begins() -> None:
+    """A buffer that was full to its end would read nothing, which is how a line ends."""
+    largest = LARGEST + 20
+    assert largest < ssh_wire.READ_AHEAD
+    for before in range(ssh_wire.READ_AHEAD - largest - 2, ssh_wire.READ_AHEAD, 521):
+        line = bytes(before) + b"x" * largest
+        # What came before is taken, and a piece of the packet is there already.
+        wire = Wire(Pieces(line[: before + 1], line[before + 1 :]))
+        wire.peek(1)
+        while wire.waiting < before + 1:
+            wire.peek(wire.waiting + 1)
+        wire.skip(before)
+        assert bytes(wire.peek(largest)) == b"x" * largest
+
+
+@given(st.lists(st.binary(min_size=1, max_size=300), max_size=30), st.lists(st.integers(1, 64), max_size=200))
 def test_a_wire_loses_nothing_where_its_buffer_goes_round(pieces: list[bytes], sizes: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssh_wire, "READ_AHEAD", 64)
