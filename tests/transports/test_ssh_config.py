@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import getpass
+import sys
 from pathlib import Path
 
 import pytest
 
 from p2v import command
-from p2v.errors import TransportError, UsageError
+from p2v.errors import TargetError, TransportError, UsageError
+from p2v.transports import lean_paramiko
 from p2v.transports.ssh_config import SshAddress, SshOptions, parse_address, route
 from tests.sshd import need
 
@@ -188,6 +190,21 @@ def test_a_criterion_that_cannot_be_judged_is_not_fulfilled(tmp_path: Path) -> N
     text = "Match localnetwork 192.0.2.0/24\n Port 1\nMatch all\n User everybody\n"
     (hop,) = route(SshAddress("web1"), config(tmp_path / "config", text))
     assert (hop.port, hop.user) == (22, "everybody")
+
+
+def test_a_command_of_the_users_own_is_asked_and_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Match exec`, with the user's environment; and what paramiko would load for it is not there."""
+    monkeypatch.setenv("OFFICE", "yes")
+    text = 'Match exec "test $OFFICE = no"\n Port 1\nMatch exec "test $OFFICE = yes && echo %h"\n Port 2\n'
+    (hop,) = route(SshAddress("web1"), config(tmp_path / "config", text))
+    assert hop.port == 2
+    monkeypatch.setattr(lean_paramiko, "MATCH_SECONDS", 0.1)
+    with pytest.raises(TargetError, match="did not finish"):
+        route(SshAddress("web1"), config(tmp_path / "slow", 'Match exec "sleep 20"\n Port 1\n'))
+    code = "import sys, p2v.transports; sys.exit(not {'invoke', 'asyncio'}.isdisjoint(sys.modules))"
+    assert command.run([sys.executable, "-c", code], timeout=30).code == 0
 
 
 def test_a_missing_configuration_that_was_asked_for_is_an_error(tmp_path: Path) -> None:
