@@ -1,4 +1,4 @@
-"""Used-block maps: one file per filesystem, `used_extents(device, start, length)`, and the registry.
+"""Used-block maps: one file per filesystem, `used_extents(device, start, length)`, and which is whose.
 
 A map raises `MapUnknown` for anything that it does not fully understand; the caller then copies all of it
 and says so.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 
 from p2v.disk import superblock
 from p2v.disk.device import BlockDevice
-from p2v.disk.maps import btrfs, exfat, ext, fat, lvm, ntfs, swap, xfs
 from p2v.disk.maps.errors import MapUnknown
 from p2v.errors import ReadError
 from p2v.model import Extent, Filesystem
@@ -26,24 +27,30 @@ class UsedMap:
 
 
 MapReader = Callable[[BlockDevice, int, int], list[Extent]]
-ContainerReader = Callable[[BlockDevice, int, int, lvm.InnerMap], list[Extent]]
 
-MAPS: dict[str, MapReader] = {
-    "ext2": ext.used_extents,
-    "ext3": ext.used_extents,
-    "ext4": ext.used_extents,
-    "ntfs": ntfs.used_extents,
-    "vfat": fat.used_extents,
-    "exfat": exfat.used_extents,
-    "btrfs": btrfs.used_extents,
-    "xfs": xfs.used_extents,
-    "swap": swap.used_extents,
+MAPS = {
+    "ext2": "ext",
+    "ext3": "ext",
+    "ext4": "ext",
+    "ntfs": "ntfs",
+    "vfat": "fat",
+    "exfat": "exfat",
+    "btrfs": "btrfs",
+    "xfs": "xfs",
+    "swap": "swap",
 }
+"""By the name that libblkid gives a filesystem, the module that has its map."""
 
-CONTAINERS: dict[str, ContainerReader] = {
-    "LVM2_member": lvm.used_extents,
-}
-"""These hold devices, and are given the way to ask for the maps of what stands on them."""
+CONTAINER = "LVM2_member"
+"""Holds devices, and is given the way to ask for the maps of what stands on them."""
+
+
+def _map_of(kind: str) -> MapReader | None:
+    """The map of a kind of filesystem, loaded when it is needed: a disk holds one or two of them."""
+    if kind not in MAPS:
+        return None
+    read: MapReader = import_module(f"p2v.disk.maps.{MAPS[kind]}").used_extents
+    return read
 
 
 def used_map(
@@ -51,15 +58,14 @@ def used_map(
 ) -> UsedMap:
     """What must be copied of the `length` bytes from `start`: by the filesystem's own map, or all of it."""
     everything = (Extent(start, length),)
-    if filesystem is None or filesystem.kind not in {*MAPS, *CONTAINERS}:
+    if filesystem is None:
         return UsedMap(everything)
     warnings: list[str] = []
+    read = _container(name, warnings) if filesystem.kind == CONTAINER else _map_of(filesystem.kind)
+    if read is None:
+        return UsedMap(everything)
     try:
-        if filesystem.kind in CONTAINERS:
-            inner = _inner_map(name, warnings)
-            extents = CONTAINERS[filesystem.kind](device, start, length, inner)
-        else:
-            extents = MAPS[filesystem.kind](device, start, length)
+        extents = read(device, start, length)
     except MapUnknown as error:
         return UsedMap(everything, (f"{name}: {error}; all of it is copied",))
     except ReadError as error:
@@ -70,13 +76,14 @@ def used_map(
     return UsedMap(tuple(extents), tuple(warnings))
 
 
-def _inner_map(name: str, warnings: list[str]) -> lvm.InnerMap:
-    """The map of a device inside this one; its warnings join those of the whole."""
+def _container(name: str, warnings: list[str]) -> MapReader:
+    """The map of what holds volumes; the warnings of their maps join those of the whole."""
+    from p2v.disk.maps import lvm
 
-    def read(volume: BlockDevice, volume_name: str) -> list[Extent]:
+    def inner(volume: BlockDevice, volume_name: str) -> list[Extent]:
         filesystem = superblock.identify(volume, 0, volume.size)
         found = used_map(volume, 0, volume.size, filesystem, name=f"{name}, volume {volume_name}")
         warnings.extend(found.warnings)
         return list(found.extents)
 
-    return read
+    return partial(lvm.used_extents, inner=inner)

@@ -15,10 +15,9 @@ is believed only where all descriptors have the right checksum, as the kernel an
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 from p2v.disk.device import BlockDevice
 from p2v.disk.maps import ext_checksum
@@ -42,7 +41,6 @@ RO_BIGALLOC = 0x200
 RO_METADATA_CSUM = 0x400
 BG_INODE_UNINIT = 0x1
 BG_BLOCK_UNINIT = 0x2
-NO_HIGH_HALVES = (0,) * 7
 SMALLEST_GROUP = 256
 """Blocks; the least that mke2fs takes."""
 BATCH_SIZE = 64 * MiB
@@ -106,17 +104,24 @@ class _Super:
         return min(self.blocks_per_group, self.blocks - self.group_start(group))
 
 
-class _Group(NamedTuple):
-    """A tuple: 2 TiB have 16,384 of them."""
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """The group descriptors as columns, one entry a group: 2 TiB have 16,384 of them.
 
-    number: int
-    block_bitmap: int
-    inode_bitmap: int
-    inode_table: int
-    free_clusters: int
-    block_uninit: bool
-    used_inodes: int
-    """So many at the start of the inode table were ever used; without any, the inode bitmap is not read."""
+    Of `used_inodes`, so many at the start of the inode table were ever used; without any, the inode bitmap is
+    not read.
+    """
+
+    block_bitmaps: Sequence[int]
+    inode_bitmaps: Sequence[int]
+    inode_tables: Sequence[int]
+    free_clusters: Sequence[int]
+    block_uninit: Sequence[int]
+    used_inodes: Sequence[int]
+
+    @property
+    def with_bitmap(self) -> list[int]:
+        return [number for number, uninit in enumerate(self.block_uninit) if not uninit]
 
 
 def used_extents(device: BlockDevice, start: int, length: int) -> list[Extent]:
@@ -124,10 +129,10 @@ def used_extents(device: BlockDevice, start: int, length: int) -> list[Extent]:
     sb = _read_super(device, start, length)
     if sb.incompat & INCOMPAT_RECOVER and not device.live:
         raise MapUnknown("its journal was not replayed (it was not unmounted cleanly)")
-    groups = list(_read_groups(device, sb))
+    groups = _read_groups(device, sb)
     blocks = list(_metadata(sb, groups))
     for batch in _batches(groups, sb):
-        blocks += _data(device, sb, batch)
+        blocks += _data(device, sb, groups, batch)
     kept = _without(_clip(blocks, sb), _untouched(sb, groups))
     return [Extent(start + block * sb.block_size, count * sb.block_size) for block, count in kept]
 
@@ -139,17 +144,31 @@ def _clip(blocks: list[tuple[int, int]], sb: _Super) -> Iterator[tuple[int, int]
             yield block, end - block
 
 
-def _untouched(sb: _Super, groups: list[_Group]) -> Iterator[tuple[int, int]]:
+def _untouched(sb: _Super, groups: _Groups) -> Iterator[tuple[int, int]]:
     """Bitmaps and parts of inode tables that nobody reads, in blocks (first, count)."""
     table_blocks = sb.inode_table_blocks
-    for group in groups:
-        if group.block_uninit:
-            yield group.block_bitmap, 1
-        if not group.used_inodes:
-            yield group.inode_bitmap, 1
-            yield group.inode_table, table_blocks
-        elif (used := sb.table_blocks(group.used_inodes)) < table_blocks:
-            yield group.inode_table + used, table_blocks - used
+    bitmaps = zip(groups.block_bitmaps, groups.block_uninit, strict=True)
+    yield from _neighbours((bitmap for bitmap, uninit in bitmaps if uninit), 1)
+    inodes = zip(groups.inode_bitmaps, groups.used_inodes, strict=True)
+    yield from _neighbours((bitmap for bitmap, used in inodes if not used), 1)
+    tables = zip(groups.inode_tables, groups.used_inodes, strict=True)
+    yield from _neighbours((table for table, used in tables if not used), table_blocks)
+    for table, inodes_used in zip(groups.inode_tables, groups.used_inodes, strict=True):
+        if inodes_used and (used := sb.table_blocks(inodes_used)) < table_blocks:
+            yield table + used, table_blocks - used
+
+
+def _neighbours(starts: Iterable[int], count: int) -> Iterator[tuple[int, int]]:
+    """Ranges of `count` from each start, those that follow each other as one."""
+    first = end = -1
+    for start in starts:
+        if start != end:
+            if end > first:
+                yield first, end - first
+            first = start
+        end = start + count
+    if end > first:
+        yield first, end - first
 
 
 def _without(
@@ -216,6 +235,7 @@ def _check_super(sb: _Super, length: int) -> None:
     sane = (
         0 < sb.blocks * sb.block_size <= length
         and sb.first_block in (0, 1)
+        and sb.first_block < sb.blocks
         and 0 < sb.blocks_per_group <= 8 * sb.block_size * sb.cluster_blocks
         and SMALLEST_GROUP <= sb.clusters_per_group <= 8 * sb.block_size
         and sb.cluster_blocks >= 1
@@ -229,42 +249,77 @@ def _check_super(sb: _Super, length: int) -> None:
 
 def _descriptor_locations(sb: _Super) -> Iterator[int]:
     """The block of each block of group descriptors."""
+    holders = _super_groups(sb)
     for index in range(sb.descriptor_blocks):
         if sb.incompat & INCOMPAT_META_BG and index >= sb.first_meta_bg:
             group = index * sb.descriptors_per_block
-            yield sb.super_block(group) + (1 if _has_super(sb, group) else 0)
+            yield sb.super_block(group) + (1 if group in holders else 0)
         else:
             yield sb.super_block(0) + 1 + index
 
 
-def _has_super(sb: _Super, group: int) -> bool:
-    if group == 0 or not sb.ro_compat & RO_SPARSE_SUPER:
-        return True
-    if group % 2 == 0 and not sb.compat & COMPAT_SPARSE_SUPER2:
-        return False  # no power of an odd number
-    if sb.compat & COMPAT_SPARSE_SUPER2:
-        return True  # only two groups hold one, but counting too many costs a few blocks and loses nothing
-    return group == 1 or any(_is_power(group, base) for base in (3, 5, 7))
+def _super_groups(sb: _Super) -> Sequence[int]:
+    """The groups that hold a copy of the superblock and of the descriptors."""
+    # With SPARSE_SUPER2 only two do, but counting too many costs a few blocks and loses nothing.
+    if not sb.ro_compat & RO_SPARSE_SUPER or sb.compat & COMPAT_SPARSE_SUPER2:
+        return range(sb.groups)
+    powers = {base**power for base in (3, 5, 7) for power in range(sb.groups.bit_length())}
+    return sorted(group for group in {0, *powers} if group < sb.groups)
 
 
-def _is_power(value: int, base: int) -> bool:
-    while value > 1 and value % base == 0:
-        value //= base
-    return value == 1
-
-
-def _read_groups(device: BlockDevice, sb: _Super) -> Iterator[_Group]:
+def _read_groups(device: BlockDevice, sb: _Super) -> _Groups:
     ranges = [(sb.start + block * sb.block_size, sb.block_size) for block in _descriptor_locations(sb)]
     if any(offset + size > sb.start + sb.blocks * sb.block_size for offset, size in ranges):
         raise MapUnknown("group descriptors outside the filesystem")
     size = sb.descriptor_size
     raw = b"".join(device.read_many(_joined(ranges, limit=MiB)))[: sb.groups * size]
-    believed = _believed(raw, sb)
     # 0 block bitmap, 4 inode bitmap, 8 inode table, 12 free blocks (16 bits), 14 free inodes, 18 flags, 28
     # unused inodes; high halves from 32.
     high = f"IIIHHHH{size - 52}x" if size >= 64 else ""
-    for number, fields in enumerate(struct.iter_unpack(f"<IIIHHHH8xH2x{high}", raw)):
-        yield _group(fields[:8], fields[8:] or NO_HIGH_HALVES, number, sb, believed=believed)
+    columns = list(zip(*struct.iter_unpack(f"<IIIHHHH8xH2x{high}", raw), strict=True))
+    groups = _grouped(sb, columns, believed=_believed(raw, sb))
+    _check_groups(sb, groups)
+    return groups
+
+
+def _grouped(sb: _Super, columns: list[tuple[int, ...]], *, believed: bool) -> _Groups:
+    """The eight columns of the short descriptor, then the high halves of a long one."""
+    bitmaps, inode_bitmaps, tables = (_wide(columns, number, 8 + number, 32) for number in range(3))
+    flags = columns[6] if believed else (0,) * sb.groups
+    unused = _wide(columns, 7, 14, 16) if believed else flags
+    inodes = zip(flags, unused, _wide(columns, 4, 12, 16), strict=True)
+    return _Groups(
+        bitmaps,
+        inode_bitmaps,
+        tables,
+        _wide(columns, 3, 11, 16),
+        [flag & BG_BLOCK_UNINIT for flag in flags],
+        [_used_inodes(sb.inodes_per_group, *words) for words in inodes],
+    )
+
+
+def _wide(columns: list[tuple[int, ...]], low: int, high: int, bits: int) -> Sequence[int]:
+    """A column with its high halves, `bits` further up, where there are any."""
+    if high >= len(columns) or not any(columns[high]):
+        return columns[low]
+    return [less | more << bits for less, more in zip(columns[low], columns[high], strict=True)]
+
+
+def _used_inodes(count: int, flags: int, unused: int, free: int) -> int:
+    # No more unused than what is free; and all of them where the inode bitmap was never written.
+    if unused > free or (flags & BG_INODE_UNINIT and unused != count):
+        return count
+    return count - unused if unused < count else 0
+
+
+def _check_groups(sb: _Super, groups: _Groups) -> None:
+    ends = (
+        max(groups.block_bitmaps, default=0) + 1,
+        max(groups.inode_bitmaps, default=0) + 1,
+        max(groups.inode_tables, default=0) + sb.inode_table_blocks,
+    )
+    if max(ends) > sb.blocks:
+        raise MapUnknown("a group names metadata outside the filesystem")
 
 
 def _believed(raw: bytes, sb: _Super) -> bool:
@@ -293,28 +348,7 @@ def _joined(ranges: Iterable[tuple[int, int]], *, limit: int | None = None) -> l
     return joined
 
 
-def _group(low: tuple[int, ...], high: tuple[int, ...], number: int, sb: _Super, *, believed: bool) -> _Group:
-    flags = low[6] if believed else 0
-    unused = low[7] | high[6] << 16 if believed else 0
-    # No more than what is free; and all of them where the inode bitmap was never written.
-    if unused > (low[4] | high[4] << 16) or (flags & BG_INODE_UNINIT and unused != sb.inodes_per_group):
-        unused = 0
-    group = _Group(
-        number,
-        low[0] | high[0] << 32,
-        low[1] | high[1] << 32,
-        low[2] | high[2] << 32,
-        low[3] | high[3] << 16,
-        bool(flags & BG_BLOCK_UNINIT),
-        max(0, sb.inodes_per_group - unused),
-    )
-    table_end = group.inode_table + sb.inode_table_blocks
-    if max(group.block_bitmap + 1, group.inode_bitmap + 1, table_end) > sb.blocks:
-        raise MapUnknown(f"group {number} names metadata outside the filesystem")
-    return group
-
-
-def _metadata(sb: _Super, groups: list[_Group]) -> Iterator[tuple[int, int]]:
+def _metadata(sb: _Super, groups: _Groups) -> Iterator[tuple[int, int]]:
     """Boot block, superblocks, descriptors, bitmaps and inode tables that are read, in blocks (first,
     count).
     """
@@ -323,44 +357,45 @@ def _metadata(sb: _Super, groups: list[_Group]) -> Iterator[tuple[int, int]]:
         yield block, 1
     old_descriptors = min(sb.descriptor_blocks, sb.first_meta_bg) if sb.incompat & INCOMPAT_META_BG else None
     copied = sb.descriptor_blocks + sb.reserved_gdt if old_descriptors is None else old_descriptors
-    for group in groups:
-        if sb.incompat & INCOMPAT_META_BG:
-            yield sb.super_block(group.number), 2
-        if _has_super(sb, group.number):
-            yield sb.super_block(group.number), 1 + copied
-        if not group.block_uninit:
-            yield group.block_bitmap, 1
-        if group.used_inodes:
-            yield group.inode_bitmap, 1
-            yield group.inode_table, sb.table_blocks(group.used_inodes)
+    if sb.incompat & INCOMPAT_META_BG:
+        yield from ((sb.super_block(number), 2) for number in range(sb.groups))
+    for number in _super_groups(sb):
+        yield sb.super_block(number), 1 + copied
+    for number in groups.with_bitmap:
+        yield groups.block_bitmaps[number], 1
+    for number, used in enumerate(groups.used_inodes):
+        if used:
+            yield groups.inode_bitmaps[number], 1
+            yield groups.inode_tables[number], sb.table_blocks(used)
 
 
-def _batches(groups: list[_Group], sb: _Super) -> Iterator[list[_Group]]:
+def _batches(groups: _Groups, sb: _Super) -> Iterator[list[int]]:
+    """The numbers of the groups whose block bitmaps are read together."""
     size = max(1, BATCH_SIZE // sb.block_size)
-    with_bitmap = [group for group in groups if not group.block_uninit]
-    for first in range(0, len(with_bitmap), size):
-        yield with_bitmap[first : first + size]
+    numbers = groups.with_bitmap
+    for first in range(0, len(numbers), size):
+        yield numbers[first : first + size]
 
 
-def _data(device: BlockDevice, sb: _Super, groups: list[_Group]) -> Iterator[tuple[int, int]]:
-    bitmaps = _read_bitmaps(device, sb, groups)
-    for group, bitmap in zip(groups, bitmaps, strict=True):
-        yield from _group_data(sb, group, bitmap)
+def _data(device: BlockDevice, sb: _Super, groups: _Groups, numbers: list[int]) -> Iterator[tuple[int, int]]:
+    bitmaps = _read_bitmaps(device, sb, [groups.block_bitmaps[number] for number in numbers])
+    for number, bitmap in zip(numbers, bitmaps, strict=True):
+        yield from _group_data(sb, number, groups.free_clusters[number], bitmap)
 
 
-def _read_bitmaps(device: BlockDevice, sb: _Super, groups: list[_Group]) -> Iterator[bytes]:
-    ranges = [(sb.start + group.block_bitmap * sb.block_size, sb.block_size) for group in groups]
+def _read_bitmaps(device: BlockDevice, sb: _Super, blocks: list[int]) -> Iterator[bytes]:
+    ranges = [(sb.start + block * sb.block_size, sb.block_size) for block in blocks]
     for raw in device.read_many(_joined(ranges, limit=MiB)):
         for at in range(0, len(raw), sb.block_size):
             yield raw[at : at + sb.block_size]
 
 
-def _group_data(sb: _Super, group: _Group, bitmap: bytes) -> Iterator[tuple[int, int]]:
-    first = sb.group_start(group.number)
-    count = sb.group_blocks(group.number)
+def _group_data(sb: _Super, number: int, free_clusters: int, bitmap: bytes) -> Iterator[tuple[int, int]]:
+    first = sb.group_start(number)
+    count = sb.group_blocks(number)
     clusters = -(-count // sb.cluster_blocks)
     bits = int.from_bytes(bitmap, "little") & ((1 << clusters) - 1)
-    if clusters - bits.bit_count() != group.free_clusters:
+    if clusters - bits.bit_count() != free_clusters:
         # Either it changed between two reads of a running machine or it is damaged: take no chance with it.
         yield first, count
         return

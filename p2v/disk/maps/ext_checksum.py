@@ -8,6 +8,7 @@ table look-up is `bytes.translate`, and XOR is that of large integers.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from functools import cache
 
@@ -26,7 +27,7 @@ def intact(raw: bytes, size: int, *, uuid: bytes, seed: int | None, crc32c: bool
     count = len(raw) // size
     start = _walk(kind, 0xFFFFFFFF, uuid) if seed is None else seed
     state = [bytes([start >> 8 * plane & 0xFF]) * count for plane in range(kind[1])]
-    numbers = b"".join(number.to_bytes(4, "little") for number in range(count))
+    numbers = struct.pack(f"<{count}I", *range(count))
     for column in _columns(numbers, 4, raw, size, crc32c=crc32c):
         state = _step(kind, state, column)
     low, high = raw[CHECKSUM_AT::size], raw[CHECKSUM_AT + 1 :: size]
