@@ -15,8 +15,8 @@ HASH      the digest alone.
 
     requests ──► main thread: a buffer for each ──► workers: read, digest, compress ──► one writer, in order
 
-Answers come in the order of the requests. `remote_line.py`, sent in front of this, has the line and the
-memory.
+Answers come in the order of the requests. Sent in front of this, `remote_line.py` has the line and the
+memory, `remote_packing.py` the compression.
 """
 
 import bisect
@@ -25,6 +25,7 @@ import errno
 import hashlib
 import io
 import json
+import mmap
 import os
 import queue
 import stat
@@ -32,10 +33,10 @@ import struct
 import sys
 import threading
 import time
-import zlib
 
-if __name__ != "__main__":  # where it runs, it stands behind the other, whose names are here then
+if __name__ != "__main__":  # where it runs, it stands behind the others, whose names are here then
     from p2v.transports.remote_line import Buffers, Line
+    from p2v.transports.remote_packing import CODEC_NONE, CODEC_ZERO, WHOLE, ZEROS, Adaptive, is_zero
 
 MAGIC = b"\x00P2V1\x00"
 REQUEST = struct.Struct("!BIHQII")
@@ -43,40 +44,20 @@ PAIR = struct.Struct("!II")
 RESPONSE = struct.Struct("!BIBII32s")
 OP_OPEN, OP_READ, OP_HASH, OP_SYNC, OP_QUIT, OP_COMPOSE = 1, 2, 3, 5, 6, 7
 STATUS_OK, STATUS_ERROR, STATUS_READ_ERROR = 0, 1, 2
-CODEC_NONE, CODEC_ZLIB, CODEC_ZERO, CODEC_ZSTD = 0, 1, 2, 3
 MAX_LENGTH = 16 * 1024 * 1024
 MAX_COUNT = 65536
 NO_DIGEST = b"\x00" * 32
-ZEROS = bytearray(1024 * 1024)
-WHOLE = {len(ZEROS): ZEROS, 65536: ZEROS[:65536]}
 # Of a sparse block the zeros cost most to digest; blocks with little in them are often the same (bitmaps).
 SMALL = 65536
+# Blocks with no more than this are read by the main thread, and their answers sent so many bytes at a time:
+# to wake another thread, or sshd, for each would cost more than the block.
 INLINE = 16384
+TOGETHER = 65536
 REMEMBERED = 64
 WORKERS = min(4, os.cpu_count() or 1)
 BUFFERS = WORKERS + 4
-SAMPLE = 131072
-TRIAL_EVERY = 32
-PIECE = 65536
 # How Linux says that a sector is there and cannot be read; a bad medium is ENODATA to a direct read.
 READ_ERRORS = (errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ, errno.EBADMSG, errno.ETIMEDOUT)
-
-
-def is_zero(view: memoryview) -> bool:
-    """A bytearray compares with memcmp; a memoryview would go through its bytes one by one."""
-    for at in range(0, len(view), len(ZEROS)):
-        part = view[at : at + len(ZEROS)]
-        zeros = WHOLE.get(len(part)) or ZEROS[: len(part)]
-        if zeros != part:
-            return False
-    return True
-
-
-def has_many_zeros(view: memoryview) -> bool:
-    """Whether a quarter of it or more is zero, counted in pieces of 64 KiB."""
-    pieces = range(0, len(view) - PIECE + 1, PIECE)
-    zero = sum(1 for at in pieces if not view[at] and is_zero(view[at : at + PIECE]))
-    return zero * 4 >= max(1, len(pieces))
 
 
 class Disk:
@@ -92,9 +73,16 @@ class Disk:
         self.direct = False
         self.moving = threading.Lock()
         self.regular = stat.S_ISREG(os.fstat(self.handle).st_mode)
-        if not self.regular:
+        if self.regular:
+            self.read_no_further()
+        else:
             self.past_the_cache(path)
         self.size = os.lseek(self.handle, 0, os.SEEK_END)
+
+    def read_no_further(self) -> None:
+        """What the kernel reads ahead into a hole is data from then on, as far as it tells."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.handle, 0, 0, os.POSIX_FADV_RANDOM)
 
     def past_the_cache(self, path: str) -> None:
         try:
@@ -234,123 +222,6 @@ class Digester:
             size -= len(ZEROS)
 
 
-class Zstd:
-    """The system's own libzstd (systemd, dpkg and rpm bring it); raises OSError where there is none."""
-
-    codec = CODEC_ZSTD
-
-    def __init__(self) -> None:
-        import ctypes
-
-        self.ctypes = ctypes
-        self.library = ctypes.CDLL("libzstd.so.1")
-        self.library.ZSTD_compressBound.argtypes = [ctypes.c_size_t]
-        self.library.ZSTD_compressBound.restype = ctypes.c_size_t
-        self.library.ZSTD_compress.argtypes = [
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-            ctypes.c_int,
-        ]
-        self.library.ZSTD_compress.restype = ctypes.c_size_t
-        self.library.ZSTD_isError.argtypes = [ctypes.c_size_t]
-
-    def compress(self, raw: memoryview) -> "bytes | memoryview":
-        room = self.library.ZSTD_compressBound(len(raw))
-        target = bytearray(room)
-        source = (self.ctypes.c_char * len(raw)).from_buffer(raw)
-        sink = (self.ctypes.c_char * room).from_buffer(target)
-        size = self.library.ZSTD_compress(
-            self.ctypes.addressof(sink), room, self.ctypes.addressof(source), len(raw), 1
-        )
-        return raw if self.library.ZSTD_isError(size) else memoryview(target)[:size]
-
-
-class Zlib:
-    codec = CODEC_ZLIB
-
-    def compress(self, raw: memoryview) -> "bytes | memoryview":
-        return zlib.compress(raw, 1)
-
-
-def best_packer() -> "Zstd | Zlib":
-    try:
-        return Zstd()
-    except (ImportError, OSError, AttributeError):
-        return Zlib()
-
-
-class Adaptive:
-    """Compresses where compressing a byte takes less time than the time on the wire that it saves.
-
-    The wire's time is that of writes which had to wait: those of a writer that always had the next block. It
-    is unknown at first, so that the first blocks go as they are; those with many zeros never do. What
-    compression costs and saves is tried on a sample from time to time, and known of each block that was
-    compressed.
-    """
-
-    def __init__(self, workers: int, packer: "Zstd | Zlib | None" = None) -> None:
-        self.workers = workers
-        self.made = packer
-        self.lock = threading.Lock()
-        self.wire = 0.0
-        self.busy = 0
-        self.cost, self.ratio = 0.0, 1.0
-        self.untried = TRIAL_EVERY
-
-    @property
-    def packer(self) -> "Zstd | Zlib":
-        if self.made is None:  # not before it is needed: ctypes takes 20 ms to load
-            self.made = best_packer()
-        return self.made
-
-    def wrote(self, size: int, seconds: float, waited: bool) -> None:
-        """One write: `waited` says that the writer waited for the block, not the block for the writer."""
-        if size < SAMPLE:
-            return
-        self.busy = 0 if waited else self.busy + 1
-        if self.busy >= 2:
-            self.wire = self.mix(self.wire, seconds / size)
-        elif waited:
-            self.wire *= 0.99
-
-    def mix(self, old: float, new: float) -> float:
-        return old + (new - old) * 0.25 if old else new
-
-    def pack(self, raw: memoryview) -> "tuple[int, bytes | memoryview]":
-        if has_many_zeros(raw):  # cheap to compress, whatever the wire; says nothing of other blocks
-            small = self.packer.compress(raw)
-        elif self.pays(raw):
-            small = self.attempt(raw)
-        else:
-            return CODEC_NONE, raw
-        if len(small) < len(raw) * 0.9:
-            return self.packer.codec, small
-        return CODEC_NONE, raw
-
-    def pays(self, raw: memoryview) -> bool:
-        if not self.wire or len(raw) < 512:
-            return False
-        with self.lock:
-            self.untried += 1
-            trial = self.untried > TRIAL_EVERY
-            self.untried = 0 if trial else self.untried
-        if trial:
-            middle = max(0, len(raw) - SAMPLE) // 2
-            self.attempt(raw[middle : middle + SAMPLE])
-        return self.cost / self.workers < self.wire * (1 - self.ratio)
-
-    def attempt(self, raw: memoryview) -> "bytes | memoryview":
-        started = time.monotonic()
-        small = self.packer.compress(raw)
-        seconds = time.monotonic() - started
-        with self.lock:
-            self.cost = self.mix(self.cost, seconds / len(raw))
-            self.ratio = self.mix(self.ratio, min(1.0, float(len(small)) / len(raw)))
-        return small
-
-
 class Job:
     """One answer on its way: the bytes in their buffer, then what is sent."""
 
@@ -386,8 +257,10 @@ class Server:
         self.digester = Digester()
         self.adaptive = Adaptive(WORKERS)
         self.buffers = Buffers(line, BUFFERS, MAX_LENGTH)
+        self.desk = memoryview(mmap.mmap(-1, INLINE))
+        self.small = bytearray()
         self.work = queue.Queue()  # type: queue.Queue[tuple[Job, Disk, int]]
-        self.order = queue.Queue(4 * BUFFERS)  # type: queue.Queue[Job | None]
+        self.order = queue.Queue(256)  # type: queue.Queue[Job | None]
         self.writer = self.start(self.write)
         for _ in range(WORKERS):
             self.start(self.read_and_pack)
@@ -454,24 +327,25 @@ class Server:
             size = sum(size for _, size in job.pairs) if wanted else 0
             job.answer(STATUS_OK, CODEC_ZERO if wanted else CODEC_NONE, size, digest, b"")
             return
-        job.buffer = self.buffers.take()
         job.wanted = wanted
-        if sum(size for _, size in job.pairs) <= INLINE:  # another thread would only cost the way to it
-            self.finish(job, disk, offset)
+        if sum(size for _, size in job.pairs) <= INLINE:
+            self.finish(job, disk, offset, self.desk)
+            job.payload = bytes(job.payload)
         else:
+            job.buffer = self.buffers.take()
             self.work.put((job, disk, offset))
 
     def read_and_pack(self) -> None:
         while True:
             job, disk, offset = self.work.get()
+            assert job.buffer is not None
             try:
-                self.finish(job, disk, offset)
+                self.finish(job, disk, offset, job.buffer)
             except Exception as error:
                 job.fail(error)
 
-    def finish(self, job: Job, disk: Disk, offset: int) -> None:
-        assert job.buffer is not None
-        raw = job.buffer[: disk.fill(job.buffer, offset, job.length, job.pairs)]
+    def finish(self, job: Job, disk: Disk, offset: int, memory: memoryview) -> None:
+        raw = memory[: disk.fill(memory, offset, job.length, job.pairs)]
         zero = is_zero(raw)
         digest = self.digester.digest(job.length, job.pairs, raw, zero)
         if not job.wanted:
@@ -484,20 +358,42 @@ class Server:
 
     def write(self) -> None:
         try:
-            while self.write_one(self.order.get()):
+            while self.write_one(self.next()):
                 pass
         except OSError:
-            os._exit(1)  # the line is gone, and the main thread may wait for a buffer for ever
+            os._exit(7)  # the line is gone, and the main thread may wait for a buffer for ever
+
+    def next(self) -> "Job | None":
+        """Waits for one, but not while small answers wait to be sent."""
+        if self.small:
+            try:
+                return self.order.get_nowait()
+            except queue.Empty:
+                self.flush()
+        return self.order.get()
 
     def write_one(self, job: "Job | None") -> bool:
         if job is None:
+            self.flush()
             return False
         waited = not job.ready.is_set()
+        if job.buffer is None and not waited and len(job.payload) <= INLINE:
+            self.small += job.head
+            self.small += job.payload
+            if len(self.small) >= TOGETHER:
+                self.flush()
+            return True
+        self.flush()
         job.ready.wait()
         started = time.monotonic()
         self.buffers.send(job.head, job.payload, job.buffer)
         self.adaptive.wrote(len(job.payload), time.monotonic() - started, waited)
         return True
+
+    def flush(self) -> None:
+        if self.small:
+            self.line.write(bytes(self.small), b"")
+            self.small.clear()
 
 
 def main() -> None:

@@ -99,7 +99,7 @@ class Line:
             time.sleep(min(1.0, IDLE_SECONDS / 4))
             since = self.waiting
             if since and time.monotonic() - since > IDLE_SECONDS:
-                os._exit(1)
+                os._exit(7)
 
     def readinto(self, view: memoryview) -> None:
         while len(view):
@@ -466,7 +466,7 @@ class Server:
             while self.answer_one(self.order.get()):
                 pass
         except OSError:
-            os._exit(1)  # the line is gone, and the main thread may wait for a buffer for ever
+            os._exit(7)  # the line is gone, and the main thread may wait for a buffer for ever
 
     def answer_one(self, job: "Job | None") -> bool:
         if job is None:

@@ -34,13 +34,17 @@ class Stream:
     def __init__(self, channel: paramiko.Channel, place: str, *, stall_timeout: float) -> None:
         self._channel = channel
         self._place = place
-        self._stall = stall_timeout
         self._ahead = memoryview(b"")
         self._tail = b""
         self._tail_lock = threading.Lock()
-        channel.settimeout(stall_timeout)
+        self.stall_after(stall_timeout)
         # paramiko opens the window for each tenth of it: a packet to send for every 1.6 MiB.
         channel.in_window_threshold = WINDOW // 4
+
+    def stall_after(self, seconds: float) -> None:
+        """From now on, so long without a byte is the end."""
+        self._stall = seconds
+        self._channel.settimeout(seconds)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of it. Raises ConnectionLost."""

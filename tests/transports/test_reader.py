@@ -26,7 +26,15 @@ import zstandard
 from p2v.disk.device import BlockRequest, open_file_device
 from p2v.errors import ConnectionLost, TransportError
 from p2v.model import BLOCK_SIZE, KiB, MiB
-from p2v.transports import frames, remote_inventory, remote_line, remote_reader, ssh
+from p2v.transports import (
+    frames,
+    reader_client,
+    remote_inventory,
+    remote_line,
+    remote_packing,
+    remote_reader,
+    ssh_scripts,
+)
 from p2v.transports.frames import Codec, Op, Status
 from p2v.transports.reader_client import ReaderClient, RemoteDisk
 
@@ -65,17 +73,16 @@ def reader(*, noise: bytes = b"") -> Iterator[ReaderClient]:
 @contextmanager
 def sent(path: Path, *, noise: bytes = b"", pipes: type[Pipes] | None = None) -> Iterator[ReaderClient]:
     """A script under the bootstrap that is really sent, with what a talkative profile says before it."""
-    script = ssh.script_text(path.name)
-    bootstrap = ssh.BOOTSTRAP.format(size=len(script))
+    script = ssh_scripts.script_text(path.name)
     talk = f"import os;os.write(1,{noise!r});" if noise else ""
     child = subprocess.Popen(
-        [sys.executable, "-c", talk + bootstrap if not talk else f"{talk}exec({bootstrap!r})"],
+        [sys.executable, "-c", f"{talk}exec({ssh_scripts.BOOTSTRAP!r})", "python3"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     try:
         line = (pipes or Pipes)(child)
-        line.write(script)
+        line.write(b"%8d" % len(script) + script)
         yield ReaderClient(line)
         assert child.wait(timeout=10) == 0
     finally:
@@ -137,7 +144,7 @@ NOISE = memoryview(bytearray(os.urandom(MiB)))
 class Stopwatch:
     """A packer that takes as long as it is told to."""
 
-    codec = remote_reader.CODEC_ZLIB
+    codec = remote_packing.CODEC_ZLIB
 
     def __init__(self, now: list[float], seconds_a_byte: float) -> None:
         self.now = now
@@ -148,11 +155,11 @@ class Stopwatch:
         return zlib.compress(raw, 1)
 
 
-def adaptive(monkeypatch: pytest.MonkeyPatch, *, packer: float, wire: float) -> remote_reader.Adaptive:
+def adaptive(monkeypatch: pytest.MonkeyPatch, *, packer: float, wire: float) -> remote_packing.Adaptive:
     """`packer` and `wire` in bytes per second, on a clock that nothing else moves."""
     now = [0.0]
-    monkeypatch.setattr("p2v.transports.remote_reader.time.monotonic", lambda: now[0])
-    found = remote_reader.Adaptive(1, Stopwatch(now, 1 / packer))  # type: ignore[arg-type]
+    monkeypatch.setattr("p2v.transports.remote_packing.time.monotonic", lambda: now[0])
+    found = remote_packing.Adaptive(1, Stopwatch(now, 1 / packer))  # type: ignore[arg-type]
     for _ in range(4):
         found.wrote(BLOCK_SIZE, BLOCK_SIZE / wire, False)
     return found
@@ -183,17 +190,17 @@ def test_noise_is_sent_as_it_is_and_text_after_it_is_found(monkeypatch: pytest.M
 
 def test_zeros_among_the_bytes_do_not_travel_whatever_the_wire() -> None:
     mixed = memoryview(bytearray(bytes(MiB) + NOISE[: 2 * MiB]))
-    codec, payload = remote_reader.Adaptive(1).pack(mixed)
+    codec, payload = remote_packing.Adaptive(1).pack(mixed)
     assert codec in (Codec.ZLIB, Codec.ZSTD)
     assert len(payload) < len(NOISE) + 65536
 
 
 def test_an_unknown_wire_gets_the_first_blocks_as_they_are() -> None:
-    assert remote_reader.Adaptive(1).pack(TEXT) == (Codec.NONE, TEXT)
+    assert remote_packing.Adaptive(1).pack(TEXT) == (Codec.NONE, TEXT)
 
 
-@pytest.mark.parametrize("packer", [remote_reader.Zlib, remote_reader.Zstd])
-def test_what_a_packer_made_is_read_here(packer: type[remote_reader.Zlib | remote_reader.Zstd]) -> None:
+@pytest.mark.parametrize("packer", [remote_packing.Zlib, remote_packing.Zstd])
+def test_what_a_packer_made_is_read_here(packer: type[remote_packing.Zlib | remote_packing.Zstd]) -> None:
     for content in (TEXT, NOISE, TEXT[:700]):
         payload = bytes(packer().compress(content))
         parsed = frames.Response(Status.OK, 1, Codec(packer.codec), len(content), len(payload), bytes(32))
@@ -205,7 +212,7 @@ def test_without_the_library_zlib_does_it(monkeypatch: pytest.MonkeyPatch) -> No
         raise OSError("libzstd.so.1: cannot open shared object file")
 
     monkeypatch.setattr("ctypes.CDLL", missing)
-    assert isinstance(remote_reader.best_packer(), remote_reader.Zlib)
+    assert isinstance(remote_packing.best_packer(), remote_packing.Zlib)
 
 
 def test_many_answers_come_in_order_and_whole(tmp_path: Path) -> None:
@@ -282,10 +289,38 @@ def test_what_was_given_up_before_it_was_sent_is_not_waited_for(disk: Path) -> N
     """Small requests go out in groups: of those given up, some may still wait for theirs."""
     with reader() as client:
         remote = RemoteDisk(client, str(disk), sector_size=512, live=True)
-        given_up = remote.read_many([(at * 4096, 10) for at in range(200)])
+        given_up = remote.read_many([(at * 4096, 10) for at in range(reader_client.IN_FLIGHT + 88)])
         for _ in range(3):
             next(given_up)
         assert remote.read(0, 5) == disk.read_bytes()[:5]
+
+
+def test_more_is_asked_for_while_nothing_travels(tmp_path: Path) -> None:
+    """Else an empty journal of a GiB costs one round trip after the other; a full disk must not be asked for
+    more, for all of it is fetched once more after a bad sector.
+    """
+    size, half = 200 * BLOCK_SIZE, 100 * BLOCK_SIZE
+    path = tmp_path / "disk.img"
+    with path.open("wb") as image:
+        image.truncate(size)
+        for at in range(half, size, BLOCK_SIZE):
+            image.seek(at)
+            image.write(b"used")
+    asked = 0
+
+    def requests() -> Iterator[BlockRequest]:
+        nonlocal asked
+        for asked in range(size // BLOCK_SIZE):
+            yield BlockRequest(asked, asked * BLOCK_SIZE, BLOCK_SIZE, ((0, BLOCK_SIZE),))
+
+    ahead = []
+    with reader() as client:
+        remote = RemoteDisk(client, str(path), sector_size=512, live=True)
+        for block in remote.fetch(requests()):
+            ahead.append((asked - block.request.index) * BLOCK_SIZE)
+    assert max(ahead[:10]) > reader_client.BYTES_IN_FLIGHT * 2
+    assert max(ahead) <= reader_client.EMPTY_IN_FLIGHT + BLOCK_SIZE
+    assert max(ahead[164:]) <= reader_client.BYTES_IN_FLIGHT
 
 
 class SlowPipes(Pipes):
@@ -365,13 +400,15 @@ def test_one_table_of_constants() -> None:
     assert frames.MAGIC == remote_inventory.MAGIC
     for name in ("REQUEST", "PAIR", "RESPONSE"):
         assert getattr(frames, name).format == getattr(remote_reader, name).format
-    assert {f"OP_{op.name}": op.value for op in Op} == _constants("OP_")
-    assert {f"STATUS_{status.name}": status.value for status in Status} == _constants("STATUS_")
-    assert {f"CODEC_{codec.name}": codec.value for codec in Codec} == _constants("CODEC_")
+    assert {f"OP_{op.name}": op.value for op in Op} == _constants(remote_reader, "OP_")
+    assert {f"STATUS_{status.name}": status.value for status in Status} == _constants(
+        remote_reader, "STATUS_"
+    )
+    assert {f"CODEC_{codec.name}": codec.value for codec in Codec} == _constants(remote_packing, "CODEC_")
 
 
-def _constants(prefix: str) -> dict[str, int]:
-    return {name: value for name, value in vars(remote_reader).items() if name.startswith(prefix)}
+def _constants(script: ModuleType, prefix: str) -> dict[str, int]:
+    return {name: value for name, value in vars(script).items() if name.startswith(prefix)}
 
 
 def test_inventory_of_this_machine_is_a_machine() -> None:

@@ -8,11 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from p2v.transports import remote_guard, remote_inventory, remote_line, remote_reader, remote_snapshots, ssh
+from p2v.transports import (
+    remote_guard,
+    remote_inventory,
+    remote_line,
+    remote_packing,
+    remote_reader,
+    remote_snapshots,
+    ssh_scripts,
+)
 
 SCRIPTS = [
     Path(str(one.__file__))
-    for one in (remote_guard, remote_inventory, remote_line, remote_reader, remote_snapshots)
+    for one in (
+        remote_guard,
+        remote_inventory,
+        remote_line,
+        remote_packing,
+        remote_reader,
+        remote_snapshots,
+    )
 ]
 OLDEST = (3, 4)
 
@@ -46,7 +61,7 @@ def test_only_the_standard_library(script: Path) -> None:
     for node in nodes(script):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         # What is sent in front needs no import over there.
-        front = [Path(name).stem for name in ssh.IN_FRONT.get(script.name, ())]
+        front = [Path(name).stem for name in ssh_scripts.IN_FRONT.get(script.name, ())]
         if isinstance(node, ast.ImportFrom):
             assert node.module in [f"p2v.transports.{name}" for name in front]
         assert not [name for name in names if name.split(".")[0] in ("p2v", "conversions", "drivers")]
