@@ -54,10 +54,11 @@ def fill_holes(path: Path) -> Path:
 
 def warm(path: Path) -> None:
     """Have the image in the page cache, so that no side pays for the disk of this machine; holes are not
-    read, for they would be data there.
+    read, for they would be data there; nor are they by the kernel, ahead of what is asked for.
     """
     handle = os.open(path, os.O_RDONLY)
     try:
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
         end = os.fstat(handle).st_size
         at = 0
         while (start := next_data(handle, at)) is not None:
