@@ -39,7 +39,7 @@ def take(size):
             sys.exit(0)
         data += piece
     return data
-os.write(1, ('p2v uses ' + sys.argv[1] + '\\n').encode())
+os.write(1, ('p2v uses ' + sys.argv[1] + chr(10)).encode())
 script = take(int(take(8)))
 try:
     exec(compile(script, 'p2v', 'exec'), {'__name__': '__main__'})
@@ -137,7 +137,7 @@ def _named(line: Stream, place: str) -> str | None:
 
 
 def _one_line(code: str) -> str:
-    """Some login shells take no line break within quotes."""
+    """Of login shells, csh takes no line break within quotes, and fish takes two backslashes for one."""
     return f"exec({code!r})"
 
 

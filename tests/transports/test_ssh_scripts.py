@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from p2v.errors import ConnectionLost, TransportError
-from p2v.transports import SshOptions
+from p2v.transports import SshOptions, ssh_scripts
 from p2v.transports.frames import MAGIC
 from p2v.transports.ssh_config import parse_address
 from p2v.transports.ssh_scripts import BOOTSTRAP, FIRST, NOISE, find_python
@@ -79,6 +79,15 @@ def test_without_a_script_it_ends(tmp_path: Path) -> None:
     with first_words(tmp_path, {"python3": REAL, "python": REAL}) as process:
         assert process.communicate(timeout=20) == (b"p2v uses python3\n", b"")
         assert process.returncode == 0
+
+
+def test_no_login_shell_reads_it_otherwise() -> None:
+    """csh ends a quoted word at a line break; fish makes one backslash of two, and nothing of others."""
+    sent = ssh_scripts._one_line(BOOTSTRAP)
+    assert "\n" not in sent
+    assert "\\\\" not in sent
+    assert "\\'" not in sent
+    assert eval(sent.removeprefix("exec")) == BOOTSTRAP
 
 
 @pytest.fixture(scope="module")
