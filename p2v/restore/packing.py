@@ -19,7 +19,7 @@ import zstandard
 from p2v.disk.device import BlockDevice, BlockRequest, digest_of_parts
 from p2v.disk.digests import zero_digest
 from p2v.transports.frames import Codec
-from p2v.transports.remote_reader import Adaptive, is_zero
+from p2v.transports.remote_packing import Adaptive, is_zero
 from p2v.transports.writer_frames import PackedBlock
 
 WORKERS = min(4, cpu_count() or 1)
