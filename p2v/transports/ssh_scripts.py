@@ -31,6 +31,7 @@ if sys.version_info < (3, 4):
     sys.exit(9)
 if sys.argv[2:]:
     os.dup2(3, 2)
+    os.close(3)
 def take(size):
     data = b''
     while len(data) < size:

@@ -8,27 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from p2v.transports import (
-    remote_guard,
-    remote_inventory,
-    remote_line,
-    remote_packing,
-    remote_reader,
-    remote_snapshots,
-    ssh_scripts,
-)
+from p2v.transports import ssh_scripts
 
-SCRIPTS = [
-    Path(str(one.__file__))
-    for one in (
-        remote_guard,
-        remote_inventory,
-        remote_line,
-        remote_packing,
-        remote_reader,
-        remote_snapshots,
-    )
-]
+NAMES = (
+    "remote_guard",
+    "remote_inventory",
+    "remote_line",
+    "remote_packing",
+    "remote_reader",
+    "remote_snapshots",
+)
+SCRIPTS = [Path(ssh_scripts.__file__).with_name(f"{name}.py") for name in NAMES]
 OLDEST = (3, 4)
 
 

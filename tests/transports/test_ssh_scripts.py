@@ -75,6 +75,15 @@ def test_a_script_that_fails_is_not_tried_with_another_python(tmp_path: Path) ->
     assert b"a bug of ours" in errors
 
 
+def test_the_script_inherits_nothing_but_the_channel(tmp_path: Path) -> None:
+    """What outlives a script, as the watchdog of a freeze does, would hold the channel open with it."""
+    with first_words(tmp_path, {"python3": REAL}) as process:
+        said, errors, code = answer(
+            process, "import os\ntry:\n os.fstat(3)\nexcept OSError:\n print('closed')"
+        )
+    assert (said, errors, code) == (b"p2v uses python3\nclosed\n", b"", 0)
+
+
 def test_without_a_script_it_ends(tmp_path: Path) -> None:
     with first_words(tmp_path, {"python3": REAL, "python": REAL}) as process:
         assert process.communicate(timeout=20) == (b"p2v uses python3\n", b"")
